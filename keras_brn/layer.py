@@ -1,0 +1,409 @@
+"""Batch Renormalization as a Keras layer."""
+
+import math
+import numbers
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+
+@keras.saving.register_keras_serializable(package="keras_brn")
+class BatchRenormalization(keras.layers.Layer):
+    """Normalizes like batchnorm, but trains on the outputs that inference will compute.
+
+    It stands wherever `keras.layers.BatchNormalization` does. In training, each
+    channel of the minibatch `B` is normalized by its own mean `mu_B` and standard
+    deviation `sigma_B`, then corrected towards the moving averages `mu`, `sigma`:
+
+        mu_B    = mean(x)
+        sigma_B = sqrt(mean((x - mu_B)**2) + epsilon)
+        r       = stop_gradient(clip(sigma_B / sigma, 1 / r_max, r_max))
+        d       = stop_gradient(clip((mu_B - mu) / sigma, -d_max, d_max))
+        y       = gamma * ((x - mu_B) / sigma_B * r + d) + beta
+        mu     += (1 - momentum) * (mu_B - mu)
+        sigma  += (1 - momentum) * (sigma_B - sigma)
+
+    In inference, and when `trainable` is `False`:
+
+        y       = gamma * (x - mu) / sigma + beta
+
+    With `r_max=1, d_max=0` this is batchnorm; while neither bound is active, the
+    training output is the inference output.
+
+    Args:
+        axis: Integer, the channel axis: -1 for channels last, 1 for channels first.
+        momentum: Float in [0, 1), `1 - alpha` of the paper. Unlike in batchnorm it
+            affects training: shorter runs, whose weights move faster, need a smaller one.
+        epsilon: Float > 0, added to the variance inside `sigma_B`.
+        center: If `True`, add `beta`.
+        scale: If `True`, multiply by `gamma`.
+        beta_initializer: Initializer of `beta`.
+        gamma_initializer: Initializer of `gamma`.
+        moving_mean_initializer: Initializer of `moving_mean`, the paper's `mu`.
+        moving_stddev_initializer: Initializer of `moving_stddev`, the paper's `sigma`,
+            which contains `epsilon`.
+        beta_regularizer: Regularizer of `beta`, or `None`.
+        gamma_regularizer: Regularizer of `gamma`, or `None`.
+        beta_constraint: Constraint of `beta`, or `None`.
+        gamma_constraint: Constraint of `gamma`, or `None`.
+        r_max: Float >= 1, the bound of the scale correction; under a
+            `keras_brn.RenormSchedule` the value that the ramp ends at. `None` or
+            infinity: unbounded, which a ramp does not accept.
+        d_max: Float >= 0, the same for the shift correction.
+        microbatch_size: Integer number of examples >= 1, or `None` for the whole batch.
+            In training, each run of that many consecutive examples is normalized by
+            itself, and `mu`, `sigma` move once, by the mean over these groups: one
+            device computes what several workers with a minibatch of that size compute.
+            If it does not divide the batch, as in the last step of an epoch, the
+            remaining examples are a smaller last group. Inference takes any batch.
+        **kwargs: `name`, `dtype`, `trainable` and so on, as for any Keras layer.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more; every dimension but the channels' may be unknown.
+        training: Boolean, whether to normalize by the minibatch and to update `mu`, `sigma`.
+        mask: Boolean tensor of the shape of `inputs` without its channel axis. Positions
+            where it is `False` are normalized, but not counted in `mu_B` and `sigma_B`.
+
+    Output: tensor of the shape of `inputs`, in the layer's compute dtype. Statistics are
+    computed and kept in float32, or in float64 under a float64 policy.
+
+    Weights, in this order: `gamma` and `beta` (channels,), trainable, where enabled;
+    `moving_mean` and `moving_stddev` (channels,); `bounds` (2,), the `r_max` and `d_max`
+    in force; `final_bounds` (2,), those that a schedule ends at; `step` (), the training
+    steps counted by a schedule.
+
+    Where the statistics of a channel are not finite, or no example is left to compute them
+    from, its `mu` and `sigma` stay as they were. Under `tf.distribute.MirroredStrategy`,
+    they move by the mean over the replicas. Rematerialization with PyTorch calls a layer
+    twice per step, so they move twice, as those of `BatchNormalization` do.
+
+    Raises:
+        ValueError: If an argument is out of its range, the channel axis does not exist or
+            has no known size, or the mask does not fit the inputs.
+
+    Source: Ioffe, "Batch Renormalization: Towards Reducing Minibatch Dependence in
+    Batch-Normalized Models", NeurIPS 2017, Algorithm 1.
+
+    Example:
+
+    >>> layer = BatchRenormalization(r_max=2.0, microbatch_size=4)
+    >>> layer(np.random.rand(32, 8, 8, 3), training=True).shape == (32, 8, 8, 3)
+    True
+    >>> layer.set_bounds(r_max=3.0, d_max=None)
+    >>> layer.r_max, layer.d_max
+    (3.0, inf)
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.99,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        moving_mean_initializer="zeros",
+        moving_stddev_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        *,
+        r_max=3.0,
+        d_max=5.0,
+        microbatch_size=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
+            raise ValueError(f"`axis` must be an integer. Received: axis={axis!r}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: momentum={momentum}")
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"`epsilon` must be positive and finite. Received: epsilon={epsilon}")
+        if microbatch_size is not None:
+            if not isinstance(microbatch_size, numbers.Integral) or microbatch_size < 1:
+                raise ValueError(
+                    "`microbatch_size` must be None or an integer of at least 1. "
+                    f"Received: microbatch_size={microbatch_size!r}"
+                )
+            microbatch_size = int(microbatch_size)
+        self.axis = int(axis)
+        self.momentum = float(momentum)
+        self.epsilon = float(epsilon)
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_stddev_initializer = initializers.get(moving_stddev_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.microbatch_size = microbatch_size
+        self.supports_masking = True
+        self.gamma = None
+        self.beta = None
+        self._final_bounds = validated_bounds(r_max, d_max)
+        self._scheduled = False
+
+    def build(self, input_shape):
+        channels = input_shape[self._channel_axis(input_shape)]
+        if channels is None:
+            raise ValueError(
+                "The channel dimension must be known. "
+                f"Received: axis={self.axis}, input_shape={tuple(input_shape)}"
+            )
+        if self.scale:
+            self.gamma = self.add_weight(
+                name="gamma",
+                shape=(channels,),
+                initializer=self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+                autocast=False,
+            )
+        if self.center:
+            self.beta = self.add_weight(
+                name="beta",
+                shape=(channels,),
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+                autocast=False,
+            )
+        # Half precision can hold neither a standard deviation of 1e5 nor a small update.
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        state = {"dtype": dtype, "trainable": False, "autocast": False}
+        self.moving_mean = self.add_weight(
+            name="moving_mean",
+            shape=(channels,),
+            initializer=self.moving_mean_initializer,
+            aggregation="mean",
+            **state,
+        )
+        self.moving_stddev = self.add_weight(
+            name="moving_stddev",
+            shape=(channels,),
+            initializer=self.moving_stddev_initializer,
+            aggregation="mean",
+            **state,
+        )
+
+        def bounds(shape, dtype=None):
+            return ops.convert_to_tensor(self._final_bounds, dtype)
+
+        self.bounds = self.add_weight(name="bounds", shape=(2,), initializer=bounds, **state)
+        self.final_bounds = self.add_weight(
+            name="final_bounds", shape=(2,), initializer=bounds, **state
+        )
+        self.step = self.add_weight(
+            name="step", shape=(), initializer="zeros", **{**state, "dtype": "int32"}
+        )
+        self.input_spec = keras.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+
+    def call(self, inputs, training=None, mask=None):
+        self._check_mask(inputs, mask)
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        mu, sigma = self._per_channel(self.moving_mean, x), self._per_channel(self.moving_stddev, x)
+        gamma = 1.0 if self.gamma is None else self._per_channel(self.gamma, x)
+        beta = 0.0 if self.beta is None else self._per_channel(self.beta, x)
+        if training and self.trainable:
+            total, of_each, count = _groups(x, self._channel_axis(x.shape), self.microbatch_size)
+            mu_B, sigma_B, count = self._moments(x, mask, total, of_each, count)
+            r_max, d_max = ops.unstack(ops.cast(self.bounds, x.dtype), num=2)
+            r = ops.stop_gradient(_clip(sigma_B / sigma, 1 / r_max, r_max))
+            d = ops.stop_gradient(_clip((mu_B - mu) / sigma, -d_max, d_max))
+            y = (x - of_each(mu_B)) * of_each(gamma * r / sigma_B) + of_each(gamma * d + beta)
+            self._update(mu_B - mu, sigma_B - sigma, count)
+        else:
+            y = (x - mu) * (gamma / sigma) + beta
+        return ops.cast(y, self.compute_dtype)
+
+    def _moments(self, x, mask, total, of_each, count):
+        """`mu_B`, `sigma_B` and the count of values behind them, each broadcastable with `x`."""
+
+        def kept(values):
+            return values if mask is None else ops.where(mask, values, 0.0)
+
+        if mask is not None:
+            mask = ops.expand_dims(ops.cast(mask, "bool"), self._channel_axis(x.shape))
+            count = total(kept(ops.ones_like(x)))
+        at_least_one = ops.maximum(count, 1.0)
+        mu_B = total(kept(x)) / at_least_one
+        variance = total(ops.square(kept(x - of_each(mu_B)))) / at_least_one
+        return mu_B, ops.sqrt(variance + self.epsilon), count
+
+    def _update(self, mu_error, sigma_error, count):
+        """Moves `mu` and `sigma` by the mean over the groups that have something to say."""
+        valid = ops.logical_and(ops.isfinite(sigma_error), count > 0)
+        groups = ops.maximum(ops.sum(ops.cast(valid, mu_error.dtype), axis=0), 1.0)
+        alpha = 1.0 - self.momentum
+        for average, error in ((self.moving_mean, mu_error), (self.moving_stddev, sigma_error)):
+            error = ops.sum(ops.where(valid, error, 0.0), axis=0) / groups
+            error = ops.reshape(error, average.shape)
+            average.assign(average + ops.cast(alpha * error, average.dtype))
+
+    @property
+    def r_max(self):
+        """Float, the `r_max` in force. Between the steps of `fit` on JAX: see `set_bounds`."""
+        return self._bounds_in_force()[0]
+
+    @property
+    def d_max(self):
+        """Float, the `d_max` in force. Between the steps of `fit` on JAX: see `set_bounds`."""
+        return self._bounds_in_force()[1]
+
+    def set_bounds(self, r_max, d_max):
+        """Changes the bounds from the next training step on, without retracing.
+
+        Under a `RenormSchedule` they become the bounds that it ends at. On JAX, `fit` keeps
+        the state of the model outside of its layers: there, call this from a callback that
+        reaches the layer through `self.model`, which puts the state back.
+
+        Args:
+            r_max: Float >= 1, or `None` for unbounded.
+            d_max: Float >= 0, or `None` for unbounded.
+
+        Raises:
+            ValueError: If a bound is out of its range, or infinite under a schedule.
+            RuntimeError: If `fit` on JAX holds the state, so that the change would be lost.
+        """
+        bounds = validated_bounds(r_max, d_max)
+        if self._scheduled and math.inf in bounds:
+            raise ValueError(
+                "A RenormSchedule needs finite bounds to end at. "
+                f"Received: r_max={r_max}, d_max={d_max}"
+            )
+        if self.built:
+            self._check_attached()
+            self.final_bounds.assign(bounds)
+            if not self._scheduled:
+                self.bounds.assign(bounds)
+        self._final_bounds = bounds
+
+    def _bounds_in_force(self):
+        if not self.built:
+            return self._final_bounds
+        self._check_attached()
+        return stored_floats(self.bounds)
+
+    def _check_attached(self):
+        if getattr(self.bounds, "_value", self.bounds) is None:
+            raise RuntimeError(
+                f"The state of layer '{self.name}' is held by `fit`, as always between its steps "
+                "on JAX. Reach the layer through `self.model` in a callback."
+            )
+
+    def _channel_axis(self, shape):
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(
+                "`axis` must be an axis of the input. "
+                f"Received: axis={self.axis}, input_shape={tuple(shape)}"
+            )
+        axis = self.axis % len(shape)
+        if axis == 0 and self.microbatch_size is not None:
+            raise ValueError(
+                "`microbatch_size` cuts axis 0, so the channels can't be there. "
+                f"Received: axis={self.axis}, microbatch_size={self.microbatch_size}"
+            )
+        return axis
+
+    def _check_mask(self, inputs, mask):
+        if mask is None:
+            return
+        expected = list(inputs.shape)
+        del expected[self._channel_axis(expected)]
+        fits = len(mask.shape) == len(expected) and all(
+            given in (wanted, 1, None) or wanted is None
+            for given, wanted in zip(mask.shape, expected, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                "`mask` must have the shape of the inputs without their channel axis, "
+                f"{tuple(expected)}. Received: mask.shape={tuple(mask.shape)}, "
+                f"inputs.shape={tuple(inputs.shape)}, axis={self.axis}"
+            )
+
+    def _per_channel(self, weight, x):
+        shape = [1] * len(x.shape)
+        shape[self._channel_axis(x.shape)] = -1
+        return ops.reshape(ops.cast(weight, x.dtype), shape)
+
+    def compute_output_shape(self, input_shape):
+        self._channel_axis(input_shape)
+        return input_shape
+
+    def get_config(self):
+        r_max, d_max = (None if math.isinf(bound) else bound for bound in self._final_bounds)
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
+            "moving_stddev_initializer": initializers.serialize(self.moving_stddev_initializer),
+            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
+            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
+            "beta_constraint": constraints.serialize(self.beta_constraint),
+            "gamma_constraint": constraints.serialize(self.gamma_constraint),
+            "r_max": r_max,
+            "d_max": d_max,
+            "microbatch_size": self.microbatch_size,
+        }
+
+
+def validated_bounds(r_max, d_max):
+    """The two bounds as floats, `None` as infinity; a ValueError where they are out of range."""
+    bounds = tuple(math.inf if bound is None else float(bound) for bound in (r_max, d_max))
+    if not bounds[0] >= 1:
+        raise ValueError(f"`r_max` must be at least 1. Received: r_max={r_max}")
+    if not bounds[1] >= 0:
+        raise ValueError(f"`d_max` must be at least 0. Received: d_max={d_max}")
+    return bounds
+
+
+def stored_floats(variable):
+    """The numbers of a vector as the shortest decimals that it stores so: 3.3, not 3.29999995."""
+    return tuple(float(str(number)) for number in ops.convert_to_numpy(variable))
+
+
+def _clip(x, low, high):
+    return ops.minimum(ops.maximum(x, low), high)
+
+
+def _groups(x, channel_axis, size):
+    """How the values of a channel are grouped for normalization.
+
+    Returns:
+        total: Function that sums values of the shape of `x` over each group, to
+            (groups, 1, .., channels), the channels being where they were.
+        of_each: Function that gives every example the value of its group, to (batch, 1, ..).
+        count: The number of values in each group.
+    """
+    shape = ops.shape(x)
+    axes = [axis for axis in range(len(shape)) if axis != channel_axis]
+    if size is None:
+        count = ops.cast(math.prod(shape[axis] for axis in axes), x.dtype)
+        return lambda values: ops.sum(values, axes, keepdims=True), lambda stats: stats, count
+
+    groups = -(-shape[0] // size)  # The last group may be smaller.
+    missing = groups * size - shape[0]
+    examples = ops.minimum(size, shape[0] - size * ops.arange(groups))
+    count = ops.cast(examples * math.prod(shape[axis] for axis in axes[1:]), x.dtype)
+
+    def total(values):  # Per example first: only a vector per example is padded and grouped.
+        values = ops.sum(values, axes[1:], keepdims=True)
+        values = ops.pad(values, [[0, missing]] + [[0, 0]] * len(axes))
+        return ops.sum(ops.reshape(values, (groups, size, *ops.shape(values)[1:])), axis=1)
+
+    def of_each(stats):
+        return ops.repeat(stats, size, axis=0)[: shape[0]]
+
+    return total, of_each, ops.reshape(count, (groups, *[1] * len(axes)))
