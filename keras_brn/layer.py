@@ -175,7 +175,7 @@ class BatchRenormalization(keras.layers.Layer):
                 autocast=False,
             )
         # Half precision can hold neither a standard deviation of 1e5 nor a small update.
-        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        dtype = _at_least_float32(self.variable_dtype)
         state = {"dtype": dtype, "trainable": False, "autocast": False}
         self.moving_mean = self.add_weight(
             name="moving_mean",
@@ -206,7 +206,7 @@ class BatchRenormalization(keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         self._check_mask(inputs, mask)
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, _at_least_float32(inputs.dtype))
         mu, sigma = self._per_channel(self.moving_mean, x), self._per_channel(self.moving_stddev, x)
         gamma = 1.0 if self.gamma is None else self._per_channel(self.gamma, x)
         beta = 0.0 if self.beta is None else self._per_channel(self.beta, x)
@@ -214,8 +214,8 @@ class BatchRenormalization(keras.layers.Layer):
             total, of_each, count = _groups(x, self._channel_axis(x.shape), self.microbatch_size)
             mu_B, sigma_B, count = self._moments(x, mask, total, of_each, count)
             r_max, d_max = ops.unstack(ops.cast(self.bounds, x.dtype), num=2)
-            r = ops.stop_gradient(_clip(sigma_B / sigma, 1 / r_max, r_max))
-            d = ops.stop_gradient(_clip((mu_B - mu) / sigma, -d_max, d_max))
+            r = ops.stop_gradient(ops.clip(sigma_B / sigma, 1 / r_max, r_max))
+            d = ops.stop_gradient(ops.clip((mu_B - mu) / sigma, -d_max, d_max))
             y = (x - of_each(mu_B)) * of_each(gamma * r / sigma_B) + of_each(gamma * d + beta)
             self._update(mu_B - mu, sigma_B - sigma, count)
         else:
@@ -231,15 +231,16 @@ class BatchRenormalization(keras.layers.Layer):
         if mask is not None:
             mask = ops.expand_dims(ops.cast(mask, "bool"), self._channel_axis(x.shape))
             count = total(kept(ops.ones_like(x)))
-        at_least_one = ops.maximum(count, 1.0)
-        mu_B = total(kept(x)) / at_least_one
-        variance = total(ops.square(kept(x - of_each(mu_B)))) / at_least_one
+        count_or_1 = ops.where(count > 0, count, 1.0)
+        mu_B = total(kept(x)) / count_or_1
+        variance = total(ops.square(kept(x - of_each(mu_B)))) / count_or_1
         return mu_B, ops.sqrt(variance + self.epsilon), count
 
     def _update(self, mu_error, sigma_error, count):
         """Moves `mu` and `sigma` by the mean over the groups that have something to say."""
         valid = ops.logical_and(ops.isfinite(sigma_error), count > 0)
-        groups = ops.maximum(ops.sum(ops.cast(valid, mu_error.dtype), axis=0), 1.0)
+        groups = ops.sum(ops.cast(valid, mu_error.dtype), axis=0)
+        groups = ops.where(groups > 0, groups, 1.0)
         alpha = 1.0 - self.momentum
         for average, error in ((self.moving_mean, mu_error), (self.moving_stddev, sigma_error)):
             error = ops.sum(ops.where(valid, error, 0.0), axis=0) / groups
@@ -374,8 +375,9 @@ def stored_floats(variable):
     return tuple(float(str(number)) for number in ops.convert_to_numpy(variable))
 
 
-def _clip(x, low, high):
-    return ops.minimum(ops.maximum(x, low), high)
+def _at_least_float32(dtype):
+    # Not `keras.backend.result_type`, which makes float32 of float64 on PyTorch.
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def _groups(x, channel_axis, size):

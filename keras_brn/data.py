@@ -1,0 +1,185 @@
+"""Images in memory, where they come from, and how they are drawn for a training step."""
+
+import os
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set in memory.
+
+    Attributes:
+        name: Name of the data set.
+        classes: Number of labels.
+        train_images: uint8 (images, height, width, channels).
+        train_labels: Integers (images,).
+        validation_images: As `train_images`.
+        validation_labels: As `train_labels`.
+        flip: Whether a mirrored image still shows its label.
+    """
+
+    name: str
+    classes: int
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
+    flip: bool
+
+
+def cached(name, make):
+    """The array that `make()` returns, from the user's cache directory when it was made before."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(root) / "keras_brn" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = make()
+        part = path.with_suffix(f".{os.getpid()}.part")  # An interrupted write leaves no `path`.
+        with part.open("wb") as file:
+            np.save(file, array)
+        part.replace(path)
+    return np.load(path)
+
+
+def batches(images, labels, classes, batch_size, steps, seed, first_step=0, flip=False):
+    """Shuffled, shifted training batches; each one is a function of (seed, step) alone, so that
+    a run which starts again at step 1000 sees what it would have seen there.
+
+    Args:
+        images: uint8 (images, height, width, channels).
+        labels: Integers (images,).
+        classes: Number of labels.
+        batch_size: Number of images per step.
+        steps: Number of steps of the whole run.
+        seed: Integer.
+        first_step: Step to begin with.
+        flip: Whether to mirror half of the images.
+
+    Returns:
+        `tf.data.Dataset` of `steps - first_step` pairs: float32 images in [-1, 1] and one-hot
+        labels (batch_size, classes).
+    """
+    import tensorflow as tf
+
+    count, height, width, _ = images.shape
+    with tf.device("CPU"):
+        images, labels = tf.constant(images), tf.constant(labels, "int64")
+
+    def batch(step):
+        position = step * batch_size + tf.range(batch_size, dtype="int64")
+        epoch = position // count
+        index = tf.raw_ops.RandomIndexShuffle(  # The next epoch may begin inside the batch.
+            index=position % count,
+            seed=tf.stack([tf.fill([batch_size], tf.cast(seed, "int64")), epoch, 0 * epoch], axis=1),
+            max_index=tf.fill([batch_size], tf.cast(count - 1, "int64")),
+            rounds=16,  # The default of 4 leaves neighbours together.
+        )
+        x = tf.cast(tf.gather(images, index), "float32") / 127.5 - 1
+        shift = tf.random.stateless_uniform([2, batch_size], [seed, step], -4, 5, "int32")
+        mirrored = tf.random.stateless_uniform([batch_size], [seed + 1, step]) < 0.5
+        return shifted(x, shift[0], shift[1], mirrored & flip), tf.one_hot(
+            tf.gather(labels, index), classes
+        )
+
+    dataset = tf.data.Dataset.range(first_step, steps)
+    return dataset.map(batch, num_parallel_calls=1).prefetch(2)
+
+
+def shifted(images, down, right, mirrored):
+    """Moves images (batch, height, width, channels) by whole pixels (batch,), after mirroring those
+    that are `mirrored` (batch,); the border is filled by reflection."""
+    import tensorflow as tf
+
+    width = tf.cast(tf.shape(images)[2], "float32")
+    down, right = tf.cast(down, "float32"), tf.cast(right, "float32")
+    zero, one = tf.zeros_like(down), tf.ones_like(down)
+    sign = tf.where(mirrored, -one, one)
+    start = tf.where(mirrored, width - 1 + right, -right)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([sign, zero, start, zero, one, -down, zero, zero], axis=1),
+        output_shape=tf.shape(images)[1:3],
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="REFLECT",
+    )
+
+
+def load_tiny_imagenet(path, size=32):
+    """Reads Tiny ImageNet: 200 labels, 500 training and 50 validation images of each.
+
+    Args:
+        path: The public `tiny-imagenet-200.zip`, a tar of it (also compressed), or the folder
+            that either unpacks to.
+        size: Integer, the side that the 64x64 images are shrunk to by averaging, in pixels.
+
+    Returns:
+        `Images` with uint8 images (images, size, size, 3).
+
+    Raises:
+        ValueError: If `path` does not exist, or holds no Tiny ImageNet.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(
+            "`path` must be tiny-imagenet-200.zip, a tar of it, or its folder. "
+            f"Received: path={str(path)!r}, which does not exist"
+        )
+    stamp = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+    pixels = cached(f"tiny-imagenet-{size}-{stamp}.npy", lambda: _decode_tiny_imagenet(path, size))
+    train = len(pixels) * 10 // 11
+    classes = train // 500
+    return Images(
+        name="tiny_imagenet",
+        classes=classes,
+        train_images=pixels[:train],
+        train_labels=np.arange(train) // 500,
+        validation_images=pixels[train:],
+        validation_labels=np.arange(len(pixels) - train) // 50,
+        flip=True,
+    )
+
+
+def _decode_tiny_imagenet(path, size):
+    """All training images, then all validation images, each sorted by label: uint8."""
+    import tensorflow as tf
+
+    train, validation, annotations = {}, {}, None
+    progress = keras.utils.Progbar(110_000, unit_name="image")
+    for name, content in _files(path):
+        parts = name.split("/")
+        if name.endswith("val_annotations.txt"):
+            annotations = dict(line.split("\t")[:2] for line in content.decode().splitlines())
+        elif name.endswith(".JPEG") and "test" not in parts:
+            image = tf.io.decode_jpeg(content, channels=3)
+            image = tf.image.resize(image, [size, size], method="area")
+            split = train if "train" in parts else validation
+            split[parts[-1]] = tf.cast(tf.round(image), "uint8").numpy()
+            progress.update(len(train) + len(validation))
+    if annotations is None or not train or not validation:
+        raise ValueError(f"`path` must hold Tiny ImageNet. Received: path={str(path)!r}")
+    train = [train[name] for name in sorted(train)]  # n01443537_12.JPEG: by label.
+    validation = [validation[name] for name in sorted(validation, key=lambda n: (annotations[n], n))]
+    return np.stack(train + validation)
+
+
+def _files(path):
+    """(name, content) of every file in a folder or an archive."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*.*")):
+            yield file.as_posix(), file.read_bytes()
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                yield name, archive.read(name)
+    else:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    yield member.name, archive.extractfile(member).read()
