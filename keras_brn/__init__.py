@@ -3,5 +3,4 @@
 from keras_brn.layer import BatchRenormalization as BatchRenormalization
 from keras_brn.schedule import RenormSchedule as RenormSchedule
 from keras_brn.schedule import linear_ramp as linear_ramp
-
 from keras_brn.version import __version__ as __version__

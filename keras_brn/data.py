@@ -76,7 +76,9 @@ def batches(images, labels, classes, batch_size, steps, seed, first_step=0, flip
         epoch = position // count
         index = tf.raw_ops.RandomIndexShuffle(  # The next epoch may begin inside the batch.
             index=position % count,
-            seed=tf.stack([tf.fill([batch_size], tf.cast(seed, "int64")), epoch, 0 * epoch], axis=1),
+            seed=tf.stack(
+                [tf.fill([batch_size], tf.cast(seed, "int64")), epoch, 0 * epoch], axis=1
+            ),
             max_index=tf.fill([batch_size], tf.cast(count - 1, "int64")),
             rounds=16,  # The default of 4 leaves neighbours together.
         )
@@ -165,7 +167,9 @@ def _decode_tiny_imagenet(path, size):
     if annotations is None or not train or not validation:
         raise ValueError(f"`path` must hold Tiny ImageNet. Received: path={str(path)!r}")
     train = [train[name] for name in sorted(train)]  # n01443537_12.JPEG: by label.
-    validation = [validation[name] for name in sorted(validation, key=lambda n: (annotations[n], n))]
+    validation = [
+        validation[name] for name in sorted(validation, key=lambda n: (annotations[n], n))
+    ]
     return np.stack(train + validation)
 
 

@@ -184,9 +184,7 @@ def _compiled_network(experiment, data):
     )
     # XLA makes TensorFlow slower on a CPU.
     jit_compile = False if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(
-        keras.optimizers.Adam(decay), loss, metrics=["accuracy"], jit_compile=jit_compile
-    )
+    model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"], jit_compile=jit_compile)
     return model
 
 

@@ -85,7 +85,12 @@ def _render_round(templates, difficulty, rng):
     slope = np.cos(angle) * x[..., None] + np.sin(angle) * y[..., None]
     spread = min(0.5 * difficulty, 1.0)
     contrast = uniform(1 - 0.7 * spread, 1) * rng.choice([-1, 1], (labels, 1, 1, 1))
-    paper = 0.5 + uniform(-0.15, 0.15) * spread - contrast / 2 + 0.1 * difficulty * slope * uniform(-1, 1)
+    paper = (
+        0.5
+        + uniform(-0.15, 0.15) * spread
+        - contrast / 2
+        + 0.1 * difficulty * slope * uniform(-1, 1)
+    )
     noise = rng.standard_normal(coverage.shape, dtype="float32") * 0.06 * difficulty
     image = paper + contrast * coverage + noise
     return (255 * np.clip(image, 0, 1)).round().astype("uint8")
@@ -93,7 +98,7 @@ def _render_round(templates, difficulty, rng):
 
 def _warp(glyphs, difficulty, rng):
     """Maps the templates to `SIZE` pixels by random affine maps."""
-    import tensorflow as tf  # The one fast warp among the dependencies, and the same on all backends.
+    import tensorflow as tf  # A fast warp, and the same whatever the backend of Keras.
 
     n = len(glyphs)
     angle = rng.normal(0, 0.075, n) * difficulty

@@ -163,12 +163,12 @@ class RenormSchedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self.schedule is not None:
             layers = _renorm_layers(self.model)
-            bounds = self.schedule(int(layers[0].step))
+            bounds = self.schedule(_stored_step(layers[0]))
             for layer in layers:
                 layer.set_bounds(*bounds)
 
     def on_epoch_end(self, epoch, logs=None):
-        step = int(_renorm_layers(self.model)[0].step)
+        step = _stored_step(_renorm_layers(self.model)[0])
         if step == self._epoch_start:
             raise RuntimeError(
                 f"No training step was counted in epoch {epoch}: `fit` of this "
@@ -196,7 +196,7 @@ class RenormSchedule(keras.callbacks.Callback):
     def _first_step(self, layers):
         if self.start_step is not None:
             return self.start_step
-        steps = {layer.path: int(layer.step) for layer in layers}
+        steps = {layer.path: _stored_step(layer) for layer in layers}
         if len(set(steps.values())) > 1:
             raise ValueError(
                 "The layers of the model do not agree on the number of training steps: say where "
@@ -205,16 +205,21 @@ class RenormSchedule(keras.callbacks.Callback):
         return steps[layers[0].path]
 
 
+def _stored_step(layer):
+    return int(ops.convert_to_numpy(layer.step))
+
+
 _PAPER = (5_000, 40_000, 25_000, None, None)
 
 
 def _renorm_layers(model):
     layers = list(model._flatten_layers())
+    names = sorted({type(layer).__name__ for layer in layers})
     found = [layer for layer in layers if isinstance(layer, BatchRenormalization) and layer.built]
     if not found:
         raise ValueError(
             "RenormSchedule needs a model with a built BatchRenormalization layer. Received: "
-            f"model={model.name!r}, with layers {sorted({type(layer).__name__ for layer in layers})}"
+            f"model={model.name!r}, with layers {names}"
         )
     return found
 

@@ -7,6 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    two = [tf.config.LogicalDeviceConfiguration()] * 2  # For tf.distribute.
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

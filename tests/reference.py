@@ -6,9 +6,7 @@ import numpy as np
 class Reference:
     """Batch Renorm of inputs of any rank, with the state that Algorithm 1 carries along."""
 
-    def __init__(
-        self, channels, r_max, d_max, alpha, epsilon=1e-3, axis=-1, microbatch_size=None
-    ):
+    def __init__(self, channels, r_max, d_max, alpha, epsilon=1e-3, axis=-1, microbatch_size=None):
         self.gamma, self.beta = np.ones(channels), np.zeros(channels)
         self.mu, self.sigma = np.zeros(channels), np.ones(channels)
         self.r_max, self.d_max, self.alpha, self.epsilon = r_max, d_max, alpha, epsilon
@@ -38,7 +36,7 @@ class Reference:
         d = np.clip((mu_B - self.mu) / self.sigma, -self.d_max, self.d_max)
         x_hat = (x - mu_B) / sigma_B * r + d
         y = self.gamma * x_hat + self.beta
-        # Backward, the paper's equations; values that are not counted reach neither mu_B nor sigma_B.
+        # Backward, the paper's equations; values not counted reach neither mu_B nor sigma_B.
         dx_hat = dy * self.gamma
         dsigma_B = (dx_hat * (x - mu_B) * (-r / sigma_B**2)).sum(0)
         dmu_B = (dx_hat * (-r / sigma_B)).sum(0)

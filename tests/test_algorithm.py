@@ -124,7 +124,9 @@ def test_output_of_an_example_ignores_the_others_while_nothing_is_clipped(rng):
     x = rng.normal(size=(8, 4, 3)).astype("float32")
     other = np.concatenate([x[:1], 5 * x[1:]])
     first, second = (BatchRenormalization(r_max=None, d_max=None) for _ in range(2))
-    y, z = (ops.convert_to_numpy(layer(v, training=True)) for layer, v in [(first, x), (second, other)])
+    y, z = (
+        ops.convert_to_numpy(layer(v, training=True)) for layer, v in [(first, x), (second, other)]
+    )
     np.testing.assert_allclose(y[0], z[0], rtol=1e-4, atol=1e-4)
 
 

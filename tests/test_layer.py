@@ -127,7 +127,9 @@ def test_stateless_call_leaves_the_layer_alone(rng, backend):
     layer = BatchRenormalization()
     layer.build(x.shape)
     before = state(layer)
-    values = [[w.value for w in ws] for ws in (layer.trainable_variables, layer.non_trainable_variables)]
+    values = [
+        [w.value for w in ws] for ws in (layer.trainable_variables, layer.non_trainable_variables)
+    ]
     _, moved = layer.stateless_call(*values, x, training=True)
     assert_same_state(layer, before)
     layer(x, training=True)
