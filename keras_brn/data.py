@@ -1,5 +1,6 @@
 """Images in memory, where they come from, and how they are drawn for a training step."""
 
+import hashlib
 import os
 import tarfile
 import zipfile
@@ -34,17 +35,18 @@ class Images:
 
 
 def cached(name, make):
-    """The array that `make()` returns, from the user's cache directory when it was made before."""
+    """The dict of arrays that `make()` returns, kept in the user's cache directory."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    path = Path(root) / "keras_brn" / name
+    path = Path(root) / "keras_brn" / f"{name}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        array = make()
+        arrays = make()
         part = path.with_suffix(f".{os.getpid()}.part")  # An interrupted write leaves no `path`.
         with part.open("wb") as file:
-            np.save(file, array)
+            np.savez(file, **arrays)
         part.replace(path)
-    return np.load(path)
+    with np.load(path) as file:
+        return dict(file)
 
 
 def batches(images, labels, classes, batch_size, steps, seed, first_step=0, flip=False):
@@ -133,44 +135,42 @@ def load_tiny_imagenet(path, size=32):
             "`path` must be tiny-imagenet-200.zip, a tar of it, or its folder. "
             f"Received: path={str(path)!r}, which does not exist"
         )
-    stamp = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
-    pixels = cached(f"tiny-imagenet-{size}-{stamp}.npy", lambda: _decode_tiny_imagenet(path, size))
-    train = len(pixels) * 10 // 11
-    classes = train // 500
-    return Images(
-        name="tiny_imagenet",
-        classes=classes,
-        train_images=pixels[:train],
-        train_labels=np.arange(train) // 500,
-        validation_images=pixels[train:],
-        validation_labels=np.arange(len(pixels) - train) // 50,
-        flip=True,
-    )
+    stamp = f"{path.resolve()}-{path.stat().st_size}-{path.stat().st_mtime_ns}"
+    name = f"tiny-imagenet-{size}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    arrays = cached(name, lambda: _decode_tiny_imagenet(path, size))
+    classes = int(arrays["train_labels"].max()) + 1
+    return Images("tiny_imagenet", classes, flip=True, **arrays)
 
 
 def _decode_tiny_imagenet(path, size):
-    """All training images, then all validation images, each sorted by label: uint8."""
+    """The arrays of `Images`, sorted by label; labels in the order of their WordNet ids."""
     import tensorflow as tf
 
     train, validation, annotations = {}, {}, None
     progress = keras.utils.Progbar(110_000, unit_name="image")
     for name, content in _files(path):
-        parts = name.split("/")
-        if name.endswith("val_annotations.txt"):
+        folder, _, file = name.rpartition("/")
+        if file == "val_annotations.txt":
             annotations = dict(line.split("\t")[:2] for line in content.decode().splitlines())
-        elif name.endswith(".JPEG") and "test" not in parts:
+        elif file.endswith(".JPEG") and not folder.endswith("test/images"):
             image = tf.io.decode_jpeg(content, channels=3)
             image = tf.image.resize(image, [size, size], method="area")
-            split = train if "train" in parts else validation
-            split[parts[-1]] = tf.cast(tf.round(image), "uint8").numpy()
+            split = validation if folder.endswith("val/images") else train
+            split[file] = tf.cast(tf.round(image), "uint8").numpy()
             progress.update(len(train) + len(validation))
     if annotations is None or not train or not validation:
-        raise ValueError(f"`path` must hold Tiny ImageNet. Received: path={str(path)!r}")
-    train = [train[name] for name in sorted(train)]  # n01443537_12.JPEG: by label.
-    validation = [
-        validation[name] for name in sorted(validation, key=lambda n: (annotations[n], n))
-    ]
-    return np.stack(train + validation)
+        raise ValueError(
+            "`path` must hold Tiny ImageNet, training and validation images with "
+            f"val_annotations.txt. Received: path={str(path)!r}"
+        )
+    wordnet_ids = {file: file.partition("_")[0] for file in train} | annotations
+    label_of = {wnid: label for label, wnid in enumerate(sorted(set(wordnet_ids.values())))}
+    arrays = {}
+    for part, images in (("train", train), ("validation", validation)):
+        files = sorted(images, key=lambda file: (wordnet_ids[file], file))
+        arrays[f"{part}_images"] = np.stack([images[file] for file in files])
+        arrays[f"{part}_labels"] = np.array([label_of[wordnet_ids[file]] for file in files])
+    return arrays
 
 
 def _files(path):

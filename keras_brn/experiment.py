@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -99,6 +100,7 @@ def train(experiment, data, folder, verbose=2):
     checkpoint = path.with_suffix(".keras")
     result = read_result(path, config) if path.exists() else _empty_result(experiment, data)
     if len(result["step"]) == experiment.evaluations:
+        checkpoint.unlink(missing_ok=True)
         return result
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -225,13 +227,6 @@ def provenance():
         except PackageNotFoundError:
             return None
 
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "backend": keras.backend.backend(),
         "versions": {
@@ -241,6 +236,15 @@ def provenance():
                 for package in ("keras-brn", "keras", "tensorflow", "jax", "torch", "numpy")
             },
         },
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
     }
+
+
+def _commit():
+    """The commit of a clone, marked where it was changed; `None` for an installed package."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    folder = Path(__file__).parent
+    if not (folder.parent / ".git").exists() or shutil.which("git") is None:
+        return None
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()

@@ -4,6 +4,7 @@ It has ImageNet's number of labels and needs no download: 32x32 gray images of c
 DejaVu fonts, under a random affine map, contrast, shading and noise.
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ SIZE = 32
 _TEMPLATE, _BOX = 48, 40  # Pixels of a template, and of the longer side of the glyph in it.
 
 # Of the letters, numbers, symbols and punctuation in all twelve faces, in the order of their
-# code points, each one whose shape is not that of an earlier one (correlation below .825
+# code points, each one whose shape is not that of an earlier one (correlation below .824
 # between 16x16 thumbnails, mean over the faces), up to the thousandth.
 CHARACTERS = (Path(__file__).parent / "glyphs.txt").read_text(encoding="utf-8").replace("\n", "")
 
@@ -47,14 +48,18 @@ def load_glyphs(train_per_label=100, validation_per_label=5, difficulty=1.0, see
             raise ValueError(f"`{name}` must be at least 1. Received: {name}={count}")
     if not difficulty >= 0:
         raise ValueError(f"`difficulty` must be at least 0. Received: difficulty={difficulty}")
-    parts = {}
-    for split, per_label in enumerate((train_per_label, validation_per_label)):
-        parts[split] = cached(
-            f"glyphs-{split}-{per_label}-{difficulty}-{seed}.npy",
-            lambda split=split, per_label=per_label: render(per_label, difficulty, (seed, split)),
-        )
-    labels = [np.arange(len(images)) % len(CHARACTERS) for images in parts.values()]
-    return Images("glyphs", len(CHARACTERS), parts[0], labels[0], parts[1], labels[1], flip=False)
+
+    def make():
+        arrays = {}
+        for split, (part, per_label) in enumerate(
+            (("train", train_per_label), ("validation", validation_per_label))
+        ):
+            arrays[f"{part}_images"] = render(per_label, difficulty, (seed, split))
+            arrays[f"{part}_labels"] = np.tile(np.arange(len(CHARACTERS)), per_label)
+        return arrays
+
+    name = f"glyphs-{train_per_label}-{validation_per_label}-{difficulty}-{seed}"
+    return Images("glyphs", len(CHARACTERS), flip=False, **cached(name, make))
 
 
 def render(per_label, difficulty=1.0, seed=0):
@@ -122,6 +127,7 @@ def _warp(glyphs, difficulty, rng):
     ).numpy()
 
 
+@functools.cache
 def _templates():
     """The glyphs, cropped, scaled and centered: uint8 (faces, characters, height, width)."""
     from PIL import Image, ImageFont

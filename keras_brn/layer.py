@@ -87,7 +87,7 @@ class BatchRenormalization(keras.layers.Layer):
     Example:
 
     >>> layer = BatchRenormalization(r_max=2.0, microbatch_size=4)
-    >>> layer(np.random.rand(32, 8, 8, 3), training=True).shape == (32, 8, 8, 3)
+    >>> layer(keras.random.normal((32, 8, 8, 3)), training=True).shape == (32, 8, 8, 3)
     True
     >>> layer.set_bounds(r_max=3.0, d_max=None)
     >>> layer.r_max, layer.d_max
