@@ -9,6 +9,8 @@ from keras import ops
 
 from keras_brn.layer import BatchRenormalization, stored_floats, validated_bounds
 
+_DEFAULTS = (5_000, 40_000, 25_000, None, None)
+
 
 def linear_ramp(
     step, warmup_steps=5_000, r_max_steps=40_000, d_max_steps=25_000, r_max=3.0, d_max=5.0
@@ -56,7 +58,7 @@ class RenormSchedule(keras.callbacks.Callback):
     `train_step`) that the model has completed. That number is kept with the layers, and
     saved with the model: the ramp goes on over epochs, further calls of `fit` with a
     RenormSchedule, and restarts from a checkpoint. It is advanced inside the compiled
-    training step, so it is exact under `steps_per_execution` and costs nothing to trace again.
+    training step: it is exact under `steps_per_execution`, and nothing is compiled again.
 
     The largest `r_max` and `d_max` of the layers in the last step appear in the logs, and so
     in the progress bar, `History`, `CSVLogger` and `TensorBoard`.
@@ -132,7 +134,7 @@ class RenormSchedule(keras.callbacks.Callback):
         if schedule is not None:
             if not callable(schedule):
                 raise ValueError(f"`schedule` must be a function. Received: schedule={schedule!r}")
-            if (warmup_steps, r_max_steps, d_max_steps, r_max, d_max) != _PAPER:
+            if (warmup_steps, r_max_steps, d_max_steps, r_max, d_max) != _DEFAULTS:
                 raise ValueError(
                     "`schedule` takes the place of the ramp and can't be combined with its "
                     f"arguments. Received: schedule={schedule!r}, warmup_steps={warmup_steps}, "
@@ -148,17 +150,17 @@ class RenormSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         layers = _renorm_layers(self.model)
         finals = [self._final_bounds(layer) for layer in layers]
-        step = self._first_step(layers)
+        step = self._first_step(layers)  # Nothing has changed up to here.
 
         for layer, final in zip(layers, finals, strict=True):
-            layer._scheduled = False
-            layer.set_bounds(*final)
             layer.step.assign(step)
+            layer._scheduled = False
             if self.schedule is None:
+                layer.set_bounds(*final)
                 layer.bounds.assign(linear_ramp(step, *self.ramp_steps, *final))
                 layer._scheduled = True
         self._epoch_start = step
-        _install(self.model, layers, None if self.schedule else self.ramp_steps)
+        _install(self.model, layers, self.ramp_steps if self.schedule is None else None)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.schedule is not None:
@@ -207,9 +209,6 @@ class RenormSchedule(keras.callbacks.Callback):
 
 def _stored_step(layer):
     return int(ops.convert_to_numpy(layer.step))
-
-
-_PAPER = (5_000, 40_000, 25_000, None, None)
 
 
 def _renorm_layers(model):

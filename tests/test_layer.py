@@ -185,7 +185,7 @@ def test_mask_arrives_through_the_model(rng):
 # Nothing is lost in a bad batch.
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])  # 1e30: its square is infinite.
 @pytest.mark.parametrize("microbatch_size", [None, 4])
 def test_a_channel_that_is_not_finite_keeps_its_statistics(rng, bad, microbatch_size):
     x = rng.normal(3, 2, (8, 3)).astype("float32")

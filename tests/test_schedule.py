@@ -346,3 +346,15 @@ def test_a_train_function_that_skips_train_step_is_noticed(backend):
     model.compile("sgd", "mse")
     with pytest.raises(RuntimeError, match="train_step"):
         model.fit(X, X, steps_per_epoch=2, verbose=0, callbacks=[RenormSchedule()])
+
+
+def test_in_a_loop_of_your_own():
+    model = compiled(BatchRenormalization())
+    schedule = RenormSchedule(*RAMP)
+    schedule.set_model(model)
+    schedule.on_train_begin()
+    logs = [model.train_on_batch(X[:5], X[:5], return_dict=True) for _ in range(8)]
+    schedule.on_train_end()
+    bounds = [(float(log["r_max"]), float(log["d_max"])) for log in logs]
+    np.testing.assert_allclose(bounds, expected(range(8)), rtol=1e-6)
+    assert "r_max" not in model.train_on_batch(X[:5], X[:5], return_dict=True)
