@@ -177,7 +177,8 @@ def _files(path):
     """(name, content) of every file in a folder or an archive."""
     if path.is_dir():
         for file in sorted(path.rglob("*.*")):
-            yield file.as_posix(), file.read_bytes()
+            if file.is_file():
+                yield file.as_posix(), file.read_bytes()
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():

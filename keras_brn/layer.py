@@ -4,6 +4,7 @@ import math
 import numbers
 
 import keras
+import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
 
@@ -61,11 +62,11 @@ class BatchRenormalization(keras.layers.Layer):
     Call arguments:
         inputs: Tensor of rank 2 or more; every dimension but the channels' may be unknown.
         training: Boolean, whether to normalize by the minibatch and to update `mu`, `sigma`.
-        mask: Boolean tensor of the shape of `inputs` without its channel axis. Positions
-            where it is `False` are normalized, but not counted in `mu_B` and `sigma_B`.
+        mask: Boolean tensor that broadcasts to the shape of `inputs` without its channel axis.
+            Positions where it is `False` are normalized, but not counted in `mu_B`, `sigma_B`.
 
     Output: tensor of the shape of `inputs`, in the layer's compute dtype. Statistics are
-    computed and kept in float32, or in float64 under a float64 policy.
+    computed and kept in float32, or in float64 under a float64 policy (where JAX has it).
 
     Weights, in this order: `gamma` and `beta` (channels,), trainable, where enabled;
     `moving_mean` and `moving_stddev` (channels,); `bounds` (2,), the `r_max` and `d_max`
@@ -123,7 +124,8 @@ class BatchRenormalization(keras.layers.Layer):
         if not 0 < epsilon < math.inf:
             raise ValueError(f"`epsilon` must be positive and finite. Received: epsilon={epsilon}")
         if microbatch_size is not None:
-            if not isinstance(microbatch_size, numbers.Integral) or microbatch_size < 1:
+            whole = isinstance(microbatch_size, numbers.Integral)
+            if not whole or isinstance(microbatch_size, bool) or microbatch_size < 1:
                 raise ValueError(
                     "`microbatch_size` must be None or an integer of at least 1. "
                     f"Received: microbatch_size={microbatch_size!r}"
@@ -146,10 +148,16 @@ class BatchRenormalization(keras.layers.Layer):
         self.supports_masking = True
         self.gamma = None
         self.beta = None
-        self._final_bounds = validated_bounds(r_max, d_max)
-        self._scheduled = False
+        bounds = validated_bounds(r_max, d_max)
+        self._last_set = {"bounds": bounds, "final_bounds": bounds, "step": 0}
+        self._scheduled = False  # Whether a RenormSchedule moves the bounds.
 
     def build(self, input_shape):
+        if len(input_shape) < 2:
+            raise ValueError(
+                "The inputs must have a batch axis and a channel axis. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
         channels = input_shape[self._channel_axis(input_shape)]
         if channels is None:
             raise ValueError(
@@ -192,17 +200,21 @@ class BatchRenormalization(keras.layers.Layer):
             **state,
         )
 
-        def bounds(shape, dtype=None):
-            return ops.convert_to_tensor(self._final_bounds, dtype)
-
-        self.bounds = self.add_weight(name="bounds", shape=(2,), initializer=bounds, **state)
-        self.final_bounds = self.add_weight(
-            name="final_bounds", shape=(2,), initializer=bounds, **state
-        )
-        self.step = self.add_weight(
-            name="step", shape=(), initializer="zeros", **{**state, "dtype": "int32"}
-        )
+        self.bounds = self._add_state("bounds", dtype)
+        self.final_bounds = self._add_state("final_bounds", dtype)
+        self.step = self._add_state("step", "int32")
         self.input_spec = keras.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
+
+    def _add_state(self, name, dtype):
+        value = self._last_set[name]
+        return self.add_weight(
+            name=name,
+            shape=np.shape(value),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+        )
 
     def call(self, inputs, training=None, mask=None):
         self._check_mask(inputs, mask)
@@ -238,6 +250,8 @@ class BatchRenormalization(keras.layers.Layer):
 
     def _update(self, mu_error, sigma_error, count):
         """Moves `mu` and `sigma` by the mean over the groups that have something to say."""
+        # Else, on JAX, a later call in inference mode sends its gradient back through these.
+        mu_error, sigma_error = ops.stop_gradient(mu_error), ops.stop_gradient(sigma_error)
         valid = ops.logical_and(ops.isfinite(sigma_error), count > 0)
         groups = ops.sum(ops.cast(valid, mu_error.dtype), axis=0)
         groups = ops.where(groups > 0, groups, 1.0)
@@ -249,13 +263,13 @@ class BatchRenormalization(keras.layers.Layer):
 
     @property
     def r_max(self):
-        """Float, the `r_max` in force. Between the steps of `fit` on JAX: see `set_bounds`."""
-        return self._bounds_in_force()[0]
+        """Float, the `r_max` in force; outside of the compiled step. On JAX: see `set_bounds`."""
+        return self._get_state("bounds")[0]
 
     @property
     def d_max(self):
-        """Float, the `d_max` in force. Between the steps of `fit` on JAX: see `set_bounds`."""
-        return self._bounds_in_force()[1]
+        """Float, the `d_max` in force; outside of the compiled step. On JAX: see `set_bounds`."""
+        return self._get_state("bounds")[1]
 
     def set_bounds(self, r_max, d_max):
         """Changes the bounds from the next training step on, without retracing.
@@ -278,25 +292,31 @@ class BatchRenormalization(keras.layers.Layer):
                 "A RenormSchedule needs finite bounds to end at. "
                 f"Received: r_max={r_max}, d_max={d_max}"
             )
-        if self.built:
-            self._check_attached()
-            self.final_bounds.assign(bounds)
-            if not self._scheduled:
-                self.bounds.assign(bounds)
-        self._final_bounds = bounds
+        self._set_state(final_bounds=bounds)
+        if not self._scheduled:
+            self._set_state(bounds=bounds)
 
-    def _bounds_in_force(self):
+    def _get_state(self, name):
+        """`bounds`, `final_bounds` or `step` as Python numbers, also before the layer is built."""
         if not self.built:
-            return self._final_bounds
-        self._check_attached()
-        return stored_floats(self.bounds)
+            return self._last_set[name]
+        value = ops.convert_to_numpy(self._attached(getattr(self, name)))
+        # The shortest decimals that are stored so: 3.3, not 3.299999952.
+        return tuple(float(str(number)) for number in value) if value.ndim else int(value)
 
-    def _check_attached(self):
-        if getattr(self.bounds, "_value", self.bounds) is None:
+    def _set_state(self, **state):
+        for name, value in state.items():
+            if self.built:
+                self._attached(getattr(self, name)).assign(value)
+            self._last_set[name] = value
+
+    def _attached(self, variable):
+        if getattr(variable, "_value", variable) is None:
             raise RuntimeError(
                 f"The state of layer '{self.name}' is held by `fit`, as always between its steps "
                 "on JAX. Reach the layer through `self.model` in a callback."
             )
+        return variable
 
     def _channel_axis(self, shape):
         if not -len(shape) <= self.axis < len(shape):
@@ -338,7 +358,8 @@ class BatchRenormalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        r_max, d_max = (None if math.isinf(bound) else bound for bound in self._final_bounds)
+        final_bounds = self._get_state("final_bounds")
+        r_max, d_max = (None if math.isinf(bound) else bound for bound in final_bounds)
         return {
             **super().get_config(),
             "axis": self.axis,
@@ -370,11 +391,6 @@ def validated_bounds(r_max, d_max):
     return bounds
 
 
-def stored_floats(variable):
-    """The numbers of a vector as the shortest decimals that it stores so: 3.3, not 3.29999995."""
-    return tuple(float(str(number)) for number in ops.convert_to_numpy(variable))
-
-
 def _at_least_float32(dtype):
     # Not `keras.backend.result_type`, which makes float32 of float64 on PyTorch.
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
@@ -395,6 +411,8 @@ def _groups(x, channel_axis, size):
         count = ops.cast(math.prod(shape[axis] for axis in axes), x.dtype)
         return lambda values: ops.sum(values, axes, keepdims=True), lambda stats: stats, count
 
+    if isinstance(shape[0], int):
+        size = max(1, min(size, shape[0]))
     groups = -(-shape[0] // size)  # The last group may be smaller.
     missing = groups * size - shape[0]
     examples = ops.minimum(size, shape[0] - size * ops.arange(groups))
@@ -402,7 +420,8 @@ def _groups(x, channel_axis, size):
 
     def total(values):  # Per example first: only a vector per example is padded and grouped.
         values = ops.sum(values, axes[1:], keepdims=True)
-        values = ops.pad(values, [[0, missing]] + [[0, 0]] * len(axes))
+        if not isinstance(missing, int) or missing:
+            values = ops.pad(values, [[0, missing]] + [[0, 0]] * len(axes))
         return ops.sum(ops.reshape(values, (groups, size, *ops.shape(values)[1:])), axis=1)
 
     def of_each(stats):

@@ -1,5 +1,6 @@
 """The ramp of the bounds of Batch Renorm over the training steps of a model."""
 
+import contextlib
 import functools
 import math
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.layer import BatchRenormalization, stored_floats, validated_bounds
+from keras_brn.layer import BatchRenormalization, validated_bounds
 
 _DEFAULTS = (5_000, 40_000, 25_000, None, None)
 
@@ -41,6 +42,8 @@ def linear_ramp(
     >>> print(round(float(r_max), 3), float(d_max))
     1.571 2.5
     """
+    if ops.is_tensor(step) and "int" in keras.backend.standardize_dtype(step.dtype):
+        step = ops.cast(step, "float32")
     clip = ops.clip if ops.is_tensor(step) else np.clip
 
     def fraction(last_step):
@@ -58,25 +61,27 @@ class RenormSchedule(keras.callbacks.Callback):
     `train_step`) that the model has completed. That number is kept with the layers, and
     saved with the model: the ramp goes on over epochs, further calls of `fit` with a
     RenormSchedule, and restarts from a checkpoint. It is advanced inside the compiled
-    training step: it is exact under `steps_per_execution`, and nothing is compiled again.
+    training step, so that it is exact under `steps_per_execution`.
 
-    The largest `r_max` and `d_max` of the layers in the last step appear in the logs, and so
-    in the progress bar, `History`, `CSVLogger` and `TensorBoard`.
+    The largest `r_max` and `d_max` of the layers in the last step appear in the logs: in the
+    progress bar, in `History`, and in `CSVLogger` and `TensorBoard` where these are listed
+    after the schedule.
 
-    The schedule is in force while `fit` runs; after that the bounds hold where they are.
-    In a training loop of your own, call `set_model(model)`, `on_train_begin()`,
-    `on_train_end()` around steps of `model.train_on_batch`, or call
-    `layer.set_bounds(*linear_ramp(step))`.
+    The schedule is in force while `fit` runs; after that the bounds hold where they are (after
+    a `fit` that was interrupted, from the next training step or `on_train_end()` on). In a
+    loop of your own, call `set_model(model)` and `on_train_begin()`, then
+    `on_train_batch_begin(step)` before each `model.train_on_batch`, and `on_train_end()`. Where you
+    have no `train_step`, call `layer.set_bounds(*linear_ramp(step))`.
 
     Args:
         warmup_steps: Steps of plain batchnorm, with bounds of 1 and 0.
         r_max_steps: Step at which `r_max` reaches its final value.
         d_max_steps: Step at which `d_max` reaches its final value.
-        r_max: Final value for all layers, a finite float >= 1; `None`: each layer's own.
-        d_max: Final value for all layers, a finite float >= 0; `None`: each layer's own.
+        r_max: Final value, which all layers then keep as theirs, a finite float >= 1;
+            `None`: each layer's own.
+        d_max: Final value, the same, a finite float >= 0; `None`: each layer's own.
         start_step: Step to count from when training begins. `None`: go on from the stored
-            number. List the schedule before `keras.callbacks.BackupAndRestore`, so that the
-            number that this restores counts.
+            number, which is also what `keras.callbacks.BackupAndRestore` restores.
         schedule: Function `step -> (r_max, d_max)` in place of the ramp, such as
             `lambda step: linear_ramp(step, 100, 900, 500)`. It is called on the host before
             each batch, so its bounds are constant inside a block of `steps_per_execution`;
@@ -148,46 +153,79 @@ class RenormSchedule(keras.callbacks.Callback):
         self.schedule = schedule
 
     def on_train_begin(self, logs=None):
-        layers = _renorm_layers(self.model)
-        finals = [self._final_bounds(layer) for layer in layers]
-        step = self._first_step(layers)  # Nothing has changed up to here.
+        model = self.model
+        other = vars(model).get("_renorm_schedule", {}).get("callback", self)
+        if other is not self and self.params is not None and other.params is self.params:
+            raise ValueError("One `fit` takes one RenormSchedule. Received: more than one")
+        _release(model)
+        self._bind(_renorm_layers(model))
+        self._first_epoch = True
+        self._ramped_step = _install(self, model)
 
-        for layer, final in zip(layers, finals, strict=True):
-            layer.step.assign(step)
-            layer._scheduled = False
-            if self.schedule is None:
-                layer.set_bounds(*final)
-                layer.bounds.assign(linear_ramp(step, *self.ramp_steps, *final))
-                layer._scheduled = True
-        self._epoch_start = step
-        _install(self.model, layers, self.ramp_steps if self.schedule is None else None)
+    def on_epoch_begin(self, epoch, logs=None):
+        layers = _renorm_layers(self.model)
+        if self._first_epoch:  # BackupAndRestore may have loaded weights in the meantime.
+            self._bind(layers)
+            self._first_epoch = False
+        self._epoch_start = layers[0]._get_state("step")
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._in_training = True
         if self.schedule is not None:
-            layers = _renorm_layers(self.model)
-            bounds = self.schedule(_stored_step(layers[0]))
-            for layer in layers:
-                layer.set_bounds(*bounds)
+            self._follow_schedule(_renorm_layers(self.model))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs is not None:
+            steps = (self.params or {}).get("steps") or math.inf  # A last block may be shorter.
+            self._log(self._epoch_start + min(batch, steps - 1), logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        step = _stored_step(_renorm_layers(self.model)[0])
-        if step == self._epoch_start:
+        if not self._ramped_step.called:
             raise RuntimeError(
                 f"No training step was counted in epoch {epoch}: `fit` of this "
                 f"{type(self.model).__name__} does not call `model.train_step`, which is what "
                 "RenormSchedule extends."
             )
-        self._epoch_start = step
+        if logs is not None:
+            self._log(_renorm_layers(self.model)[0]._get_state("step") - 1, logs)
 
     def on_train_end(self, logs=None):
-        for layer in _renorm_layers(self.model):
-            layer._scheduled = False
-        _uninstall(self.model)
+        _release(self.model)
+
+    def _bind(self, layers):
+        """Checks the layers, then gives them the step and the bounds to begin with."""
+        finals = [self._final_bounds(layer) for layer in layers]
+        step = self._first_step(layers)  # Nothing has changed up to here.
+        self._layers, self._epoch_start, self._in_training = layers, step, False
+        for layer, final in zip(layers, finals, strict=True):
+            layer._set_state(step=step)
+            layer._scheduled = self.schedule is None
+            if self.schedule is None:
+                bounds = linear_ramp(step, *self.ramp_steps, *final)
+                layer._set_state(final_bounds=final, bounds=tuple(map(float, bounds)))
+        if self.schedule is not None:
+            self._follow_schedule(layers)
+
+    def _follow_schedule(self, layers):
+        step = layers[0]._get_state("step")
+        self._bounds = validated_bounds(*self.schedule(step))
+        for layer in layers:
+            layer._set_state(bounds=self._bounds)
+
+    def _log(self, step, logs):
+        """Adds the largest bounds of a step. From what the host knows: a look at the weights
+        would wait for the device, and on JAX cost a synchronization of the model's state."""
+        if self.schedule is None:
+            finals = {layer._last_set["final_bounds"] for layer in self._layers}
+            bounds = [linear_ramp(step, *self.ramp_steps, *final) for final in finals]
+        else:
+            bounds = [self._bounds]
+        logs["r_max"], logs["d_max"] = (float(max(bound)) for bound in zip(*bounds, strict=True))
 
     def _final_bounds(self, layer):
-        r_max, d_max = stored_floats(layer.final_bounds)
-        r_max = r_max if self.r_max is None else self.r_max
-        d_max = d_max if self.d_max is None else self.d_max
+        r_max, d_max = layer._get_state("final_bounds")
+        r_max = r_max if self.r_max is None else float(self.r_max)
+        d_max = d_max if self.d_max is None else float(self.d_max)
         if self.schedule is None and math.inf in (r_max, d_max):
             raise ValueError(
                 "A ramp needs finite bounds to end at: give them to RenormSchedule or to the "
@@ -197,8 +235,8 @@ class RenormSchedule(keras.callbacks.Callback):
 
     def _first_step(self, layers):
         if self.start_step is not None:
-            return self.start_step
-        steps = {layer.path: _stored_step(layer) for layer in layers}
+            return int(self.start_step)
+        steps = {layer.path: layer._get_state("step") for layer in layers}
         if len(set(steps.values())) > 1:
             raise ValueError(
                 "The layers of the model do not agree on the number of training steps: say where "
@@ -207,65 +245,88 @@ class RenormSchedule(keras.callbacks.Callback):
         return steps[layers[0].path]
 
 
-def _stored_step(layer):
-    return int(ops.convert_to_numpy(layer.step))
-
-
 def _renorm_layers(model):
     layers = list(model._flatten_layers())
     names = sorted({type(layer).__name__ for layer in layers})
-    found = [layer for layer in layers if isinstance(layer, BatchRenormalization) and layer.built]
+    found = [layer for layer in layers if isinstance(layer, BatchRenormalization)]
     if not found:
         raise ValueError(
-            "RenormSchedule needs a model with a built BatchRenormalization layer. Received: "
+            "RenormSchedule needs a model with a BatchRenormalization layer. Received: "
             f"model={model.name!r}, with layers {names}"
         )
     return found
 
 
-def _install(model, layers, ramp_steps):
-    """Extends `model.train_step` by the ramp, and compiles it unless that was done before."""
-    _uninstall(model)
+def _install(callback, model):
+    """Lets the model train with `_with_ramp`, compiled now unless it was before."""
     model.make_train_function()
     plain = model.train_function
-    model.train_step = _with_ramp(model, layers, ramp_steps)
-    # A function that `compile` or the user replaces takes what was made from it along.
-    made = vars(plain).setdefault("ramped", {})
-    key = (ramp_steps, *map(id, layers))
-    if key not in made:
-        model.make_train_function(force=True)
-        model.train_function.plain = plain
-        made[key] = model.train_function
-    model.train_function = made[key]
+    state = vars(model).setdefault("_renorm_schedule", {"plain": None})
+    if state["plain"] is not plain:  # `compile` or the user has replaced it.
+        state.clear()
+    ramp_steps = callback.ramp_steps if callback.schedule is None else None
+    key = (ramp_steps, *map(id, callback._layers))
+    if key not in state:
+        step = _with_ramp(model, ramp_steps)
+        with _train_step_replaced(model, step):
+            model.make_train_function(force=True)
+        state[key] = step, model.train_function
+    step, ramped = state[key]
+
+    def train_function(*args):
+        # A `fit` that was interrupted never called `on_train_end`: notice that it is over.
+        if not callback._in_training:
+            _release(model)
+            return plain(*args)
+        callback._in_training = False
+        with _train_step_replaced(model, step):
+            return ramped(*args)
+
+    state.update(plain=plain, callback=callback, train_function=train_function)
+    model.train_function = train_function
+    return step
 
 
-def _uninstall(model):
+def _release(model):
     """Undoes `_install`, also that of a `fit` which was interrupted."""
-    ramped = vars(model).get("train_step")
-    if hasattr(ramped, "replaces"):
-        del model.train_step
-        if ramped.replaces is not None:
-            model.train_step = ramped.replaces
-        model.train_function = getattr(model.train_function, "plain", None)
+    state = vars(model).get("_renorm_schedule", {})
+    if model.train_function is state.get("train_function"):
+        model.train_function = state.get("plain")
+    for layer in _renorm_layers(model):
+        layer._scheduled = False
 
 
-def _with_ramp(model, layers, ramp_steps):
-    """`model.train_step`, which then also sets, logs and counts: all inside the compiled step."""
+@contextlib.contextmanager
+def _train_step_replaced(model, step):
+    own = vars(model).get("train_step")  # What the user has put in place of the method.
+    vars(model)["train_step"] = step
+    try:
+        yield
+    finally:
+        del vars(model)["train_step"]
+        if own is not None:
+            vars(model)["train_step"] = own
+
+
+def _with_ramp(model, ramp_steps):
+    """`model.train_step`, which then also sets the bounds and counts, inside the compiled step."""
     train_step = model.train_step
+    layers = []
 
-    def set_bounds():
+    def set_bounds(data=None):
+        if not layers:
+            if data is not None and not all(layer.built for layer in _renorm_layers(model)):
+                model._symbolic_build(data_batch=data)  # TensorFlow's `fit` leaves it to the step.
+            layers.extend(layer for layer in _renorm_layers(model) if layer.built)
         step = ops.convert_to_tensor(layers[0].step)
-        bounds = ops.stack([ops.cast(layer.bounds, "float32") for layer in layers])
         if ramp_steps is not None:
-            finals = ops.stack([ops.cast(layer.final_bounds, "float32") for layer in layers])
-            ramp = linear_ramp(
-                ops.cast(step, "float32"), *ramp_steps, r_max=finals[:, 0], d_max=finals[:, 1]
-            )
-            bounds = ops.stack(ramp, axis=1)
-            for layer, value in zip(layers, ops.unstack(bounds, num=len(layers)), strict=True):
+            dtype = "float64" if any(la.bounds.dtype == "float64" for la in layers) else "float32"
+            finals = ops.stack([ops.cast(layer.final_bounds, dtype) for layer in layers])
+            bounds = linear_ramp(ops.cast(step, dtype), *ramp_steps, finals[:, 0], finals[:, 1])
+            bounds = ops.unstack(ops.stack(bounds, axis=1), num=len(layers))
+            for layer, value in zip(layers, bounds, strict=True):
                 layer.bounds.assign(value)
-        r_max, d_max = ops.unstack(ops.max(bounds, axis=0), num=2)
-        return step + 1, {"r_max": r_max, "d_max": d_max}
+        return step + 1
 
     def count(steps):
         for layer in layers:
@@ -273,25 +334,21 @@ def _with_ramp(model, layers, ramp_steps):
 
     @functools.wraps(train_step)
     def stateful_step(data):
-        steps, bounds = set_bounds()
+        ramped.called = True
+        steps = set_bounds(data)
         logs = train_step(data)
         count(steps)
-        return _joined(logs, bounds)
+        return logs
 
     @functools.wraps(train_step)
     def stateless_step(state, data):  # JAX
+        ramped.called = True
         variables = model.non_trainable_variables
         with keras.StatelessScope(list(zip(variables, state[1], strict=True))) as scope:
-            steps, bounds = set_bounds()
-            count(steps)
+            count(set_bounds())
         non_trainable = [scope.get_current_value(variable) for variable in variables]
-        logs, state = train_step((state[0], non_trainable, *state[2:]), data)
-        return _joined(logs, bounds), state
+        return train_step((state[0], non_trainable, *state[2:]), data)
 
     ramped = stateless_step if keras.backend.backend() == "jax" else stateful_step
-    ramped.replaces = vars(model).get("train_step")
+    ramped.called = False
     return ramped
-
-
-def _joined(logs, bounds):
-    return {**logs, **bounds} if isinstance(logs, dict) else logs

@@ -122,6 +122,32 @@ def test_a_layer_called_twice_moves_twice(rng):
     np.testing.assert_allclose(numpy(twice.moving_mean), numpy(once.moving_mean), rtol=1e-6)
 
 
+def test_no_gradient_through_the_statistics(rng, backend):
+    if backend != "jax":
+        pytest.skip("Elsewhere variables stop the gradient.")
+    import jax
+
+    layer = BatchRenormalization()
+    layer.build((8, 3))
+
+    def infer_after_training(x):
+        state = [w.value for w in layer.non_trainable_variables]
+        trainable = [w.value for w in layer.trainable_variables]
+        _, state = layer.stateless_call(trainable, state, x, training=True)
+        return layer.stateless_call(trainable, state, np.ones((8, 3)))[0].sum()
+
+    assert not jax.grad(infer_after_training)(rng.normal(size=(8, 3)).astype("float32")).any()
+
+
+def test_a_microbatch_larger_than_the_batch_is_the_batch(rng):
+    x, dy = rng.normal(size=(8, 3)), rng.normal(size=(8, 3))
+    results = [
+        training_step(BatchRenormalization(microbatch_size=m), x, dy) for m in (None, 10**12)
+    ]
+    for value, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_stateless_call_leaves_the_layer_alone(rng, backend):
     x = rng.normal(3, 1, (8, 3)).astype("float32")
     layer = BatchRenormalization()
@@ -322,8 +348,11 @@ def test_saved_models_carry_statistics_and_bounds(rng, tmp_path, bounds):
     from_weights = network()
     from_weights.load_weights(tmp_path / "model.weights.h5")
     expected = model.get_layer("renorm")
-    for other in (from_file, from_weights):
+    for other in (from_file, from_weights, keras.models.clone_model(from_weights)):
         layer = other.get_layer("renorm")
+        if other not in (from_file, from_weights):  # Clones share the bounds alone.
+            assert (layer.r_max, layer.d_max) == (expected.r_max, expected.d_max)
+            continue
         assert (layer.r_max, layer.d_max) == (expected.r_max, expected.d_max)
         assert_same_state(layer, state(expected))
         np.testing.assert_allclose(numpy(other(x)), numpy(model(x)), rtol=1e-6)
@@ -370,6 +399,7 @@ def test_export(rng, tmp_path, backend):
         ({"epsilon": 0}, "epsilon=0"),
         ({"epsilon": np.nan}, "epsilon=nan"),
         ({"microbatch_size": 0}, "microbatch_size=0"),
+        ({"microbatch_size": True}, "microbatch_size=True"),
         ({"microbatch_size": 2.5}, "microbatch_size=2.5"),
         ({"microbatch_size": np.nan}, "microbatch_size=nan"),
         ({"axis": 1.5}, "axis=1.5"),
@@ -386,6 +416,7 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         ({"axis": 2}, (4, 3), r"axis=2, input_shape=\(4, 3\)"),
         ({"axis": -3}, (4, 3), "axis=-3"),
+        ({}, (3,), r"input_shape=\(3,\)"),
         ({}, (4, None), r"axis=-1, input_shape=\(4, None\)"),
         ({"axis": 0, "microbatch_size": 2}, (4, 3), "microbatch_size=2"),
     ],

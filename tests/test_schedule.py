@@ -61,8 +61,10 @@ def test_default_is_the_ramp_of_the_paper():
 
 def test_ramp_of_a_tensor_is_that_of_a_number():
     for step in range(12):
-        tensors = linear_ramp(ops.convert_to_tensor(float(step)), *RAMP)
-        np.testing.assert_allclose([float(t) for t in tensors], linear_ramp(step, *RAMP), rtol=1e-6)
+        for tensor in (ops.convert_to_tensor(float(step)), ops.convert_to_tensor(step)):
+            for ramp in (RAMP, (3, 3, 3)):
+                values = [float(t) for t in linear_ramp(tensor, *ramp)]
+                np.testing.assert_allclose(values, linear_ramp(step, *ramp), rtol=1e-6)
 
 
 def test_ramp_of_no_length_is_a_jump():
@@ -231,7 +233,20 @@ def test_a_fit_that_was_interrupted_leaves_nothing_behind_in_the_next():
         fit(model, RenormSchedule(*RAMP), Interrupt(), epochs=2)
     bounds = fit(model, RenormSchedule(*RAMP))
     np.testing.assert_allclose(bounds, expected(range(8, 16)), rtol=1e-6)
-    assert "train_step" not in vars(model)
+    assert "r_max" not in model.fit(X, X, verbose=0).history
+
+
+def test_a_fit_that_was_interrupted_is_over_for_the_next_one_without_a_schedule():
+    model = compiled(BatchRenormalization())
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, RenormSchedule(*RAMP), Interrupt(), epochs=2)
+    for _ in range(2):
+        model.fit(X, X, batch_size=5, verbose=0)
+        assert (model.layers[0].r_max, model.layers[0].d_max) == expected([7])[0]
+        assert int(model.layers[0].step) == 8
+        model.compile("sgd", "mse")
+    model.layers[0].set_bounds(None, 1)
+    assert model.layers[0].d_max == 1
 
 
 # The values.
@@ -353,8 +368,93 @@ def test_in_a_loop_of_your_own():
     schedule = RenormSchedule(*RAMP)
     schedule.set_model(model)
     schedule.on_train_begin()
-    logs = [model.train_on_batch(X[:5], X[:5], return_dict=True) for _ in range(8)]
+    bounds = []
+    for step in range(8):
+        schedule.on_train_batch_begin(step)
+        assert np.isscalar(model.train_on_batch(X[:5], X[:5]))
+        bounds.append((model.layers[0].r_max, model.layers[0].d_max))
     schedule.on_train_end()
-    bounds = [(float(log["r_max"]), float(log["d_max"])) for log in logs]
     np.testing.assert_allclose(bounds, expected(range(8)), rtol=1e-6)
-    assert "r_max" not in model.train_on_batch(X[:5], X[:5], return_dict=True)
+    model.train_on_batch(X[:5], X[:5])
+    assert int(model.layers[0].step) == 8
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.backbone = keras.Sequential([keras.Input((4,)), BatchRenormalization()])
+        self.head = [keras.layers.Dense(4), BatchRenormalization(r_max=2)]
+
+    def call(self, x, training=False):
+        x = self.head[0](self.backbone(x, training=training))
+        return self.head[1](x, training=training)
+
+
+@pytest.mark.parametrize("block", STEPS_PER_EXECUTION)
+@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+def test_models_that_fit_builds(kind, block):
+    unbuilt = keras.Sequential([keras.layers.Dense(4), BatchRenormalization()])
+    model = unbuilt if kind == "sequential" else Subclassed()
+    model.compile("sgd", "mse", steps_per_execution=block)
+    bounds = fit(model, RenormSchedule(*RAMP, start_step=1))
+    np.testing.assert_allclose(bounds, expected(range(block, 9, block)), rtol=1e-6)
+    layers = renorm_layers(model)
+    assert [int(layer.step) for layer in layers] == [9] * len(layers)
+    for layer in layers:
+        r_max = layer._get_state("final_bounds")[0]
+        np.testing.assert_allclose((layer.r_max, layer.d_max), expected([8], r_max)[0], rtol=1e-6)
+
+
+def test_backup_and_restore_in_any_order_keeps_what_the_schedule_says(tmp_path):
+    for number, order in enumerate((1, -1)):
+
+        def run(r_max, *more, order=order, number=number):
+            backup = keras.callbacks.BackupAndRestore(
+                tmp_path / str(number), delete_checkpoint=False
+            )
+            schedule = RenormSchedule(*RAMP, r_max=r_max)
+            model = compiled(BatchRenormalization())
+            callbacks = [*[schedule, backup][::order], *more]
+            model.fit(X, X, batch_size=5, epochs=2, verbose=0, callbacks=callbacks)
+            return model.layers[0]
+
+        with pytest.raises(KeyboardInterrupt):
+            run(2.0, Interrupt())
+        layer = run(4.0)
+        assert (int(layer.step), layer.r_max) == (16, 4.0)
+
+
+def test_weights_rolled_back_roll_the_ramp_back(tmp_path):
+    class RollBack(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.save_weights(tmp_path / "w.weights.h5")
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.load_weights(tmp_path / "w.weights.h5")
+
+    bounds = fit(compiled(BatchRenormalization()), RenormSchedule(*RAMP), RollBack(), epochs=2)
+    np.testing.assert_allclose(bounds, 2 * expected(range(8)), rtol=1e-6)
+
+
+def test_a_function_leaves_the_final_bounds_of_the_layers_alone():
+    model = compiled(BatchRenormalization(r_max=2))
+    fit(model, RenormSchedule(schedule=lambda step: (1.5, 1)))
+    assert model.layers[0].r_max == 1.5
+    fit(model, RenormSchedule(0, 2, 2))
+    assert model.layers[0].r_max == 2
+
+
+def test_metrics_are_those_without_a_schedule():
+    histories = []
+    for callbacks in ([], [RenormSchedule(*RAMP)]):
+        keras.utils.set_random_seed(0)
+        model = compiled(keras.layers.Dense(1, "sigmoid"), BatchRenormalization(r_max=1, d_max=0))
+        model.compile("sgd", "mse", metrics=["mae", keras.metrics.AUC(name="auc")])
+        y = (X[:, :1] > 1).astype("float32")
+        histories.append(model.fit(X, y, shuffle=False, verbose=0, callbacks=callbacks).history)
+    assert histories[1] == {**histories[0], "r_max": [1.0], "d_max": [0.0]}
+
+
+def test_two_schedules_in_one_fit_are_refused():
+    with pytest.raises(ValueError, match="more than one"):
+        fit(compiled(BatchRenormalization()), RenormSchedule(*RAMP), RenormSchedule(*RAMP))
