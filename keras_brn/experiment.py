@@ -16,6 +16,7 @@ from keras_brn.data import batches
 from keras_brn.layer import BatchRenormalization
 from keras_brn.models import small_network
 from keras_brn.schedule import RenormSchedule
+from keras_brn.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,9 +232,10 @@ def provenance():
         "backend": keras.backend.backend(),
         "versions": {
             "python": platform.python_version(),
+            "keras-brn": __version__,
             **{
                 package: version_or_none(package)
-                for package in ("keras-brn", "keras", "tensorflow", "jax", "torch", "numpy")
+                for package in ("keras", "tensorflow", "jax", "torch", "numpy")
             },
         },
         "commit": _commit(),
