@@ -147,7 +147,7 @@ def _decode_tiny_imagenet(path, size):
     import tensorflow as tf
 
     train, validation, annotations = {}, {}, None
-    progress = keras.utils.Progbar(110_000, unit_name="image")
+    progress = keras.utils.Progbar(110_000, unit_name="image", interval=1)
     for name, content in _files(path):
         folder, _, file = name.rpartition("/")
         if file == "val_annotations.txt":

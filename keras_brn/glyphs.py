@@ -66,7 +66,7 @@ def render(per_label, difficulty=1.0, seed=0):
     """Renders `per_label` images of each character: uint8 (images, 32, 32, 1), a round of labels
     after the other. `seed` is an integer or a sequence of them."""
     templates = _templates()
-    progress = keras.utils.Progbar(per_label, unit_name="image per label")
+    progress = keras.utils.Progbar(per_label, unit_name="image per label", interval=1)
     rounds = []
     for index in range(per_label):
         rng = np.random.default_rng([*np.atleast_1d(seed), index])

@@ -151,6 +151,7 @@ class RenormSchedule(keras.callbacks.Callback):
         self.d_max = d_max
         self.start_step = start_step
         self.schedule = schedule
+        self.async_safe = schedule is None  # Logs then need nothing that the next step changes.
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -261,8 +262,8 @@ def _install(callback, model):
     """Lets the model train with `_with_ramp`, compiled now unless it was before."""
     model.make_train_function()
     plain = model.train_function
-    state = vars(model).setdefault("_renorm_schedule", {"plain": None})
-    if state["plain"] is not plain:  # `compile` or the user has replaced it.
+    state = vars(model).setdefault("_renorm_schedule", {})
+    if state.get("plain") is not plain:  # `compile` or the user has replaced it.
         state.clear()
     ramp_steps = callback.ramp_steps if callback.schedule is None else None
     key = (ramp_steps, *map(id, callback._layers))
