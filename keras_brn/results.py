@@ -38,7 +38,7 @@ def plot_curves(axes, runs, title):
             axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2)
     axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="best", fontsize="small")
 
 
 def summarize(runs):
