@@ -47,6 +47,7 @@ def test_the_ramp_scales_with_the_steps():
     assert Experiment("ours", steps=1_300).schedule().ramp_steps == (50, 400, 250)
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_is_read_the_next_time(images, tmp_path):
     experiment = Experiment("batch_renorm_micro4", 4, **{**SMALL, "steps": 60})
     result = train(experiment, images, tmp_path, verbose=0)
@@ -60,6 +61,7 @@ def test_a_run_learns_and_is_read_the_next_time(images, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_curve(images, tmp_path, monkeypatch):
     experiment = Experiment("batch_renorm_micro4", 4, **SMALL)
     whole = train(experiment, images, tmp_path / "whole", verbose=0)
@@ -77,6 +79,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_curve(images, tmp_path, monke
         np.testing.assert_allclose(resumed[curve], whole[curve], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, monkeypatch):
     experiment = Experiment("batchnorm", **SMALL)
 

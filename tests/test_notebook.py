@@ -4,10 +4,12 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
+@pytest.mark.slow
 def test_notebook_runs(tmp_path):
     parameters = {
         "STEPS": 8,

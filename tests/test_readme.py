@@ -9,6 +9,6 @@ def test_example():
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names = {}
     exec(example, names)
-    assert len([line for line in example.splitlines() if line]) <= 11
-    assert int(names["model"].layers[1].step) == 16
-    assert 1 < names["model"].layers[1].r_max < 3
+    assert len([line for line in example.splitlines() if line]) <= 10
+    assert int(names["model"].layers[2].step) == 16
+    assert 1 < names["model"].layers[2].r_max < 3
