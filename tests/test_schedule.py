@@ -371,7 +371,7 @@ def test_in_a_loop_of_your_own():
     bounds = []
     for step in range(8):
         schedule.on_train_batch_begin(step)
-        assert np.isscalar(model.train_on_batch(X[:5], X[:5]))
+        assert np.ndim(model.train_on_batch(X[:5], X[:5])) == 0
         bounds.append((model.layers[0].r_max, model.layers[0].d_max))
     schedule.on_train_end()
     np.testing.assert_allclose(bounds, expected(range(8)), rtol=1e-6)
