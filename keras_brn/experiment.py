@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import platform
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,8 +11,8 @@ import numpy as np
 from keras_brn.data import batches
 from keras_brn.layer import BatchRenormalization
 from keras_brn.models import small_network
+from keras_brn.records import provenance, write_json
 from keras_brn.schedule import RenormSchedule
-from keras_brn.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,44 +205,3 @@ class _Recorder(keras.callbacks.Callback):
         part = self.checkpoint.with_suffix(".part.keras")
         self.model.save(part)
         part.replace(self.checkpoint)
-
-
-def write_json(path, value):
-    """Writes a file that is either the old one or the new one, whenever the writing is cut off."""
-    part = path.with_suffix(".part.json")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
-
-
-def provenance():
-    """What produced a result: versions, commit, device."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def version_or_none(package):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
-    return {
-        "backend": keras.backend.backend(),
-        "versions": {
-            "python": platform.python_version(),
-            "keras-brn": __version__,
-            **{
-                package: version_or_none(package)
-                for package in ("keras", "tensorflow", "jax", "torch", "numpy")
-            },
-        },
-        "commit": _commit(),
-        "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
-    }
-
-
-def _commit():
-    """The commit of a clone, marked where it was changed; `None` for an installed package."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
-    folder = Path(__file__).parent
-    if not (folder.parent / ".git").exists() or shutil.which("git") is None:
-        return None
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()

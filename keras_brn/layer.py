@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
+from keras_brn.normalization import normalization_of
+
 
 @keras.saving.register_keras_serializable(package="keras_brn")
 class BatchRenormalization(keras.layers.Layer):
@@ -218,48 +220,38 @@ class BatchRenormalization(keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         self._check_mask(inputs, mask)
-        x = ops.cast(inputs, _at_least_float32(inputs.dtype))
+        x = ops.convert_to_tensor(inputs, _at_least_float32(inputs.dtype))
         mu, sigma = self._per_channel(self.moving_mean, x), self._per_channel(self.moving_stddev, x)
         gamma = 1.0 if self.gamma is None else self._per_channel(self.gamma, x)
         beta = 0.0 if self.beta is None else self._per_channel(self.beta, x)
-        if training and self.trainable:
-            total, of_each, count = _groups(x, self._channel_axis(x.shape), self.microbatch_size)
-            mu_B, sigma_B, count = self._moments(x, mask, total, of_each, count)
-            r_max, d_max = ops.unstack(ops.cast(self.bounds, x.dtype), num=2)
-            r = ops.stop_gradient(ops.clip(sigma_B / sigma, 1 / r_max, r_max))
-            d = ops.stop_gradient(ops.clip((mu_B - mu) / sigma, -d_max, d_max))
-            y = (x - of_each(mu_B)) * of_each(gamma * r / sigma_B) + of_each(gamma * d + beta)
-            self._update(mu_B - mu, sigma_B - sigma, count)
-        else:
-            y = (x - mu) * (gamma / sigma) + beta
-        return ops.cast(y, self.compute_dtype)
-
-    def _moments(self, x, mask, total, of_each, count):
-        """`mu_B`, `sigma_B` and the count of values behind them, each broadcastable with `x`."""
-
-        def kept(values):
-            return values if mask is None else ops.where(mask, values, 0.0)
-
-        if mask is not None:
-            mask = ops.expand_dims(ops.cast(mask, "bool"), self._channel_axis(x.shape))
-            count = total(kept(ops.ones_like(x)))
-        count_or_1 = ops.where(count > 0, count, 1.0)
-        mu_B = total(kept(x)) / count_or_1
-        variance = total(ops.square(kept(x - of_each(mu_B)))) / count_or_1
-        return mu_B, ops.sqrt(variance + self.epsilon), count
+        if not (training and self.trainable):
+            slope = gamma / sigma
+            return ops.convert_to_tensor(x * slope + (beta - mu * slope), self.compute_dtype)
+        axis = self._channel_axis(x.shape)
+        normalization = normalization_of(x, axis, self.microbatch_size, mask)
+        mean, variance = normalization.moments(x)
+        # Neither r and d nor the averages send a gradient back.
+        mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
+        bounds = ops.convert_to_tensor(self.bounds, x.dtype)
+        r = ops.clip(sigma_B / sigma, 1 / bounds[0], bounds[0])
+        d = ops.clip((mu_B - mu) / sigma, -bounds[1], bounds[1])
+        y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
+        self._update(mu_B - mu, sigma_B - sigma, normalization.count)
+        return ops.convert_to_tensor(y, self.compute_dtype)
 
     def _update(self, mu_error, sigma_error, count):
         """Moves `mu` and `sigma` by the mean over the groups that have something to say."""
-        # Else, on JAX, a later call in inference mode sends its gradient back through these.
-        mu_error, sigma_error = ops.stop_gradient(mu_error), ops.stop_gradient(sigma_error)
-        valid = ops.logical_and(ops.isfinite(sigma_error), count > 0)
-        groups = ops.sum(ops.cast(valid, mu_error.dtype), axis=0)
-        groups = ops.where(groups > 0, groups, 1.0)
-        alpha = 1.0 - self.momentum
-        for average, error in ((self.moving_mean, mu_error), (self.moving_stddev, sigma_error)):
-            error = ops.sum(ops.where(valid, error, 0.0), axis=0) / groups
-            error = ops.reshape(error, average.shape)
-            average.assign(average + ops.cast(alpha * error, average.dtype))
+        valid = ops.isfinite(sigma_error) & (count > 0)
+        errors = [ops.where(valid, error, 0.0) for error in (mu_error, sigma_error)]
+        if self.microbatch_size is not None:
+            sums = ops.sum(ops.stack([*errors, ops.cast(valid, mu_error.dtype)]), axis=1)
+            *errors, groups = ops.unstack(sums, num=3)
+            errors = [error / ops.maximum(groups, 1.0) for error in errors]
+        for average, error in zip((self.moving_mean, self.moving_stddev), errors, strict=True):
+            if len(error.shape) > 1:
+                error = ops.reshape(error, average.shape)
+            error = ops.convert_to_tensor(error, average.dtype)
+            average.assign_add((1.0 - self.momentum) * error)
 
     @property
     def r_max(self):
@@ -349,9 +341,11 @@ class BatchRenormalization(keras.layers.Layer):
             )
 
     def _per_channel(self, weight, x):
-        shape = [1] * len(x.shape)
-        shape[self._channel_axis(x.shape)] = -1
-        return ops.reshape(ops.cast(weight, x.dtype), shape)
+        weight = ops.convert_to_tensor(weight, x.dtype)
+        axis = self._channel_axis(x.shape)
+        if axis == len(x.shape) - 1:
+            return weight
+        return ops.reshape(weight, [-1] + [1] * (len(x.shape) - 1 - axis))
 
     def compute_output_shape(self, input_shape):
         self._channel_axis(input_shape)
@@ -394,37 +388,3 @@ def validated_bounds(r_max, d_max):
 def _at_least_float32(dtype):
     # Not `keras.backend.result_type`, which makes float32 of float64 on PyTorch.
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
-
-
-def _groups(x, channel_axis, size):
-    """How the values of a channel are grouped for normalization.
-
-    Returns:
-        total: Function that sums values of the shape of `x` over each group, to
-            (groups, 1, .., channels), the channels being where they were.
-        of_each: Function that gives every example the value of its group, to (batch, 1, ..).
-        count: The number of values in each group.
-    """
-    shape = ops.shape(x)
-    axes = [axis for axis in range(len(shape)) if axis != channel_axis]
-    if size is None:
-        count = ops.cast(math.prod(shape[axis] for axis in axes), x.dtype)
-        return lambda values: ops.sum(values, axes, keepdims=True), lambda stats: stats, count
-
-    if isinstance(shape[0], int):
-        size = max(1, min(size, shape[0]))
-    groups = -(-shape[0] // size)  # The last group may be smaller.
-    missing = groups * size - shape[0]
-    examples = ops.minimum(size, shape[0] - size * ops.arange(groups))
-    count = ops.cast(examples * math.prod(shape[axis] for axis in axes[1:]), x.dtype)
-
-    def total(values):  # Per example first: only a vector per example is padded and grouped.
-        values = ops.sum(values, axes[1:], keepdims=True)
-        if not isinstance(missing, int) or missing:
-            values = ops.pad(values, [[0, missing]] + [[0, 0]] * len(axes))
-        return ops.sum(ops.reshape(values, (groups, size, *ops.shape(values)[1:])), axis=1)
-
-    def of_each(stats):
-        return ops.repeat(stats, size, axis=0)[: shape[0]]
-
-    return total, of_each, ops.reshape(count, (groups, *[1] * len(axes)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_brn.experiment import write_json
+from keras_brn.records import write_json
 
 # Top-1 validation accuracy and the step of it: section 4, Figures 1 and 2.
 _PAPER = {

@@ -50,3 +50,49 @@ elif keras.backend.backend() == "torch":
         weights = [weight.value for weight in layer.trainable_variables]
         dy = torch.as_tensor(np.asarray(dy)).to(y.dtype)
         return y, torch.autograd.grad(y, [x, *weights], dy)
+
+
+def second_derivatives(layer, x, weights):
+    """The gradient by `x` of `sum(weights * (d sum(weights * sin(y)) / dx)**2)`, a NumPy array."""
+    layer.build(x.shape)
+    x, weights = (ops.convert_to_tensor(np.asarray(a, "float32")) for a in (x, weights))
+    return np.asarray(ops.convert_to_numpy(_second_derivatives(layer, x, weights)))
+
+
+def _loss(values, weights):
+    return ops.sum(weights * values)
+
+
+if keras.backend.backend() == "tensorflow":
+
+    @tf.function
+    def _second_derivatives(layer, x, weights):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = _loss(ops.sin(layer(x, training=True)), weights)
+            penalty = _loss(tape.gradient(loss, x) ** 2, weights)
+        return outer.gradient(penalty, x)
+
+elif keras.backend.backend() == "jax":
+
+    def _second_derivatives(layer, x, weights):
+        state = [
+            [w.value for w in ws]
+            for ws in (layer.trainable_variables, layer.non_trainable_variables)
+        ]
+
+        def loss(x):
+            return _loss(ops.sin(layer.stateless_call(*state, x, training=True)[0]), weights)
+
+        return jax.grad(lambda x: _loss(jax.grad(loss)(x) ** 2, weights))(x)
+
+elif keras.backend.backend() == "torch":
+
+    def _second_derivatives(layer, x, weights):
+        x.requires_grad_(True)
+        loss = _loss(ops.sin(layer(x, training=True)), weights)
+        (dx,) = torch.autograd.grad(loss, x, create_graph=True)
+        (ddx,) = torch.autograd.grad(_loss(dx**2, weights), x)
+        return ddx.detach()

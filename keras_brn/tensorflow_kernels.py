@@ -1,0 +1,117 @@
+"""Normalization by TensorFlow's fused batchnorm kernels, three to four times as fast on a CPU.
+
+On a GPU their saved statistics mean something else, and XLA fuses the plain form by itself.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from keras_brn.normalization import Normalization
+
+
+def normalization_of(x, axis, microbatch_size=None, mask=None):
+    whole = microbatch_size is None and mask is None and axis == len(x.shape) - 1
+    if whole and axis > 1 and x.dtype == tf.float32 and _only_cpus():
+        return FusedNormalization(x, axis)
+    return Normalization(x, axis, microbatch_size, mask)
+
+
+@functools.cache
+def _only_cpus():
+    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
+
+
+class FusedNormalization(Normalization):
+    """As `Normalization`, of the whole minibatch, channels last."""
+
+    def moments(self, x):
+        moments = _moments(tf.reshape(x, (-1, x.shape[-2], x.shape[-1])))
+        return [tf.reshape(moment, [1] * (len(x.shape) - 1) + [-1]) for moment in moments]
+
+    def normalize(self, x, mean, variance, scale, offset, epsilon):
+        @tf.custom_gradient
+        def normalize(x, mean, variance, scale, offset):
+            y, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=_rows(x),
+                scale=_vector(scale),
+                offset=_vector(offset),
+                mean=_vector(mean),
+                variance=_vector(variance),
+                epsilon=epsilon,
+                is_training=False,
+            )
+
+            def backward(dy):
+                dx, dscale, doffset = fused_backward(dy, x, mean, variance, scale)
+                return dx, None, None, dscale, doffset
+
+            return tf.reshape(y, tf.shape(x)), backward
+
+        @tf.custom_gradient
+        def fused_backward(*arguments):
+            dy, x, mean, variance, scale = arguments
+            dx, dscale, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=_rows(dy),
+                x=_rows(x),
+                scale=_vector(scale),
+                reserve_space_1=_vector(mean),
+                reserve_space_2=_vector(variance),
+                reserve_space_3=tf.zeros(0),
+                epsilon=epsilon,
+                is_training=True,
+            )
+
+            def second_derivative(*upstream):
+                with tf.GradientTape() as tape:
+                    tape.watch(arguments)
+                    gradients = self._backward(*arguments, epsilon)
+                return tape.gradient(gradients, arguments, upstream)
+
+            shapes = tf.shape(x), tf.shape(scale), tf.shape(scale)
+            gradients = (dx, dscale, doffset)
+            return tuple(map(tf.reshape, gradients, shapes)), second_derivative
+
+        return normalize(x, mean, variance, scale, offset)
+
+
+@tf.custom_gradient
+def _moments(x):
+    """Mean and biased variance, (channels,), of `x`, (rows, columns, channels).
+
+    The kernel adds up in float32, one value after the other. So each column gets moments of its
+    own, which are then combined: the sums are shorter, and a large mean does not drown them.
+    """
+    columns, channels = x.shape[1:]
+    zeros = tf.zeros(columns * channels)
+    _, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(x, (-1, 1, 1, columns * channels)),
+        scale=zeros + 1.0,
+        offset=zeros,
+        mean=tf.zeros(0),
+        variance=tf.zeros(0),
+        is_training=True,
+    )
+    rows = tf.cast(tf.shape(x)[0], x.dtype)
+
+    def of_columns(moment):
+        return tf.reshape(tf.where(rows > 0, moment, 0.0), (columns, channels))
+
+    means, unbiased = of_columns(mean), of_columns(variance)
+    mean = tf.reduce_mean(means, 0)
+    biased = unbiased * tf.math.divide_no_nan(rows - 1.0, rows)
+    variance = tf.reduce_mean(biased + tf.math.squared_difference(means, mean), 0)
+
+    def backward(dmean, dvariance):  # Of second derivatives only.
+        mean, _ = _moments(x)
+        return (dmean + 2.0 * dvariance * (x - mean)) / (rows * columns)
+
+    return (mean, variance), backward
+
+
+def _rows(x):
+    return tf.reshape(x, (-1, 1, 1, x.shape[-1]))
+
+
+def _vector(moment):
+    return tf.reshape(moment, [-1])

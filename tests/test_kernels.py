@@ -1,0 +1,134 @@
+"""The kernels of each backend against the plain form, and what both promise."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from gradients import second_derivatives, training_step
+from keras import ops
+
+from keras_brn import BatchRenormalization
+from keras_brn.normalization import Normalization, normalization_of
+
+
+class Autodiff(Normalization):
+    """The plain form, which leaves the backward pass to the backend."""
+
+    def normalize(self, x, mean, variance, scale, offset, epsilon):
+        return (x - mean) / ops.sqrt(variance + epsilon) * scale + offset
+
+
+class Batchnorm(keras.layers.Layer):
+    """Not Keras' own: `tf.nn.moments` stops a gradient, so its second derivatives are wrong."""
+
+    def __init__(self, axis=-1):
+        super().__init__()
+        self.axis = axis
+
+    def call(self, x, training=True):
+        axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
+        centered = x - ops.mean(x, axes, keepdims=True)
+        return centered / ops.sqrt(ops.mean(centered**2, axes, keepdims=True) + 1e-3)
+
+
+def tensor(value, dtype="float32"):
+    return ops.convert_to_tensor(np.asarray(value, dtype))
+
+
+def class_for(*args, dtype="float32", shape=(4, 3, 2), **kwargs):
+    return type(normalization_of(tensor(np.ones(shape), dtype), *args, **kwargs)).__name__
+
+
+def test_each_backend_uses_its_kernels(backend):
+    whole, grouped, other_axis = class_for(2), class_for(2, microbatch_size=2), class_for(1)
+    masked = class_for(2, mask=tensor(np.ones((4, 3)), "bool"))
+    if backend == "tensorflow":
+        assert whole == "FusedNormalization"
+        assert {grouped, other_axis, masked, class_for(2, dtype="float64")} == {"Normalization"}
+        assert class_for(1, shape=(4, 3)) == "Normalization"
+    elif backend == "torch":
+        assert whole == class_for(2, dtype="float64") == "NativeNormalization"
+        assert {grouped, other_axis, masked} == {"InPlaceNormalization"}
+    else:
+        assert {whole, grouped, other_axis, masked} == {"Normalization"}
+
+
+SHAPES = [(6, 3), (16, 9, 3), (4, 9, 7, 3), (2, 3, 5, 7, 3)]
+
+
+@pytest.mark.parametrize(
+    "shape, mean",
+    [((1, 1, 3), 0.0), *[(shape, mean) for shape in SHAPES for mean in (0.0, 3000.0)]],
+)
+def test_kernels_agree_with_the_plain_form(rng, monkeypatch, shape, mean):
+    x, dy = rng.normal(mean, 1, shape), rng.normal(size=shape)
+    ours = BatchRenormalization(r_max=1.3, d_max=0.5)
+    plain = BatchRenormalization(r_max=1.3, d_max=0.5)
+    for layer in (ours, plain):
+        layer.build(shape)
+        layer.moving_mean.assign([mean] * 3)
+    values = training_step(ours, x, dy)
+    monkeypatch.setattr("keras_brn.layer.normalization_of", Autodiff)
+    expected = training_step(plain, x, dy)
+    scale = 1e-4 if mean == 0 else 2e-3  # A float32 near 3000 has steps of 2.4e-4.
+    for value, other in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=scale, atol=scale * np.sqrt(x.size / 3))
+    for name in ("moving_mean", "moving_stddev"):
+        value, other = (ops.convert_to_numpy(getattr(layer, name)) for layer in (ours, plain))
+        np.testing.assert_allclose(value, other, rtol=1e-6, atol=1e-6)
+
+
+def test_long_sums_keep_their_digits(rng):
+    x = rng.normal(3000, 1, (32, 60, 60, 4)).astype("float32")
+    normalization = normalization_of(tensor(x), 3)
+    mean, variance = (ops.convert_to_numpy(m).ravel() for m in normalization.moments(tensor(x)))
+    exact = x.astype("float64").reshape(-1, 4)
+    # Added up one by one in float32, 115,200 such values are off by .02.
+    np.testing.assert_allclose(mean, exact.mean(0), atol=6e-3)
+    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape, arguments",
+    [
+        ((6, 3, 2, 4), {}),
+        ((6, 4), {}),
+        ((6, 4, 3), {"axis": 1}),
+        ((6, 3, 2, 4), {"microbatch_size": 3}),
+        ((8, 3, 4), {"microbatch_size": 3}),
+    ],
+)
+def test_second_derivatives(rng, shape, arguments):
+    x, weights = rng.normal(1, 2, shape), rng.normal(size=shape)
+    size = arguments.pop("microbatch_size", None)
+    ours = BatchRenormalization(r_max=1, d_max=0, microbatch_size=size, **arguments)
+    value = second_derivatives(ours, x, weights)
+    parts = [slice(i, i + (size or len(x))) for i in range(0, len(x), size or len(x))]
+    theirs = [second_derivatives(Batchnorm(**arguments), x[part], weights[part]) for part in parts]
+    np.testing.assert_allclose(value, np.concatenate(theirs), rtol=2e-3, atol=2e-3)
+    assert np.abs(value).max() > 0.1
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_the_backward_pass_keeps_nothing_large_but_the_inputs(rng, backend, microbatch_size):
+    if backend != "torch":
+        pytest.skip("Elsewhere the compiler decides.")
+    import torch
+
+    x = torch.tensor(rng.normal(size=(8, 5, 5, 3)), dtype=torch.float32, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        BatchRenormalization(microbatch_size=microbatch_size)(x, training=True)
+    large = {t.untyped_storage().data_ptr() for t in kept if t.numel() >= x.numel()}
+    assert large == {x.untyped_storage().data_ptr()}
+
+
+def test_import_brings_no_tensorflow_of_its_own(backend):
+    if backend == "tensorflow":
+        pytest.skip("It is the backend.")
+    check = "import sys, keras; before = 'tensorflow' in sys.modules; import keras_brn; "
+    check += "keras_brn.BatchRenormalization()(keras.ops.ones((4, 3)), training=True); "
+    check += "sys.exit('tensorflow' in sys.modules and not before)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
