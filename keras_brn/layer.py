@@ -233,8 +233,9 @@ class BatchRenormalization(keras.layers.Layer):
         # Neither r and d nor the averages send a gradient back.
         mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
         bounds = ops.convert_to_tensor(self.bounds, x.dtype)
-        r = ops.clip(sigma_B / sigma, 1 / bounds[0], bounds[0])
-        d = ops.clip((mu_B - mu) / sigma, -bounds[1], bounds[1])
+        r_max, d_max = bounds[0], bounds[1]
+        r = ops.clip(sigma_B / sigma, 1 / r_max, r_max)
+        d = ops.clip((mu_B - mu) / sigma, -d_max, d_max)
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         self._update(mu_B - mu, sigma_B - sigma, normalization.count)
         return ops.convert_to_tensor(y, self.compute_dtype)

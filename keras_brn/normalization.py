@@ -130,7 +130,7 @@ def _groups(x, channel_axis, size):
     Returns:
         total: Function that sums values of the shape of `x` over each group, to
             (groups, 1, .., channels), the channels being where they were.
-        of_each: Function that gives every example the value of its group, to (batch, 1, ..).
+        of_each: Function that gives every example the moments of its group, (batch, 1, ..).
         count: The number of values in each group.
     """
     if size is None:
@@ -150,9 +150,11 @@ def _groups(x, channel_axis, size):
         values = of_example(values)
         if not isinstance(missing, int) or missing:
             values = ops.pad(values, [[0, missing]] + [[0, 0]] * (len(shape) - 1))
-        return ops.sum(ops.reshape(values, (groups, size, *ops.shape(values)[1:])), axis=1)
+        return ops.sum(ops.reshape(values, (groups, size, *values.shape[1:])), axis=1)
 
-    def of_each(moments):
-        return ops.repeat(moments, size, axis=0)[: shape[0]]
-
-    return total, of_each, ops.reshape(count, (groups, *[1] * (len(shape) - 1)))
+    group = ops.arange(shape[0]) // size
+    return (
+        total,
+        lambda moments: ops.take(moments, group, axis=0),
+        ops.reshape(count, (groups, *[1] * (len(shape) - 1))),
+    )

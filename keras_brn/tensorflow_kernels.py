@@ -23,21 +23,24 @@ def _only_cpus():
 
 
 class FusedNormalization(Normalization):
-    """As `Normalization`, of the whole minibatch, channels last."""
+    """As `Normalization`, of the whole minibatch, channels last; moments are (channels,)."""
+
+    def __init__(self, x, axis):
+        super().__init__(x, axis)
+        self._total = lambda values: tf.reduce_sum(values, [0, 1, 2])
 
     def moments(self, x):
-        moments = _moments(tf.reshape(x, (-1, x.shape[-2], x.shape[-1])))
-        return [tf.reshape(moment, [1] * (len(x.shape) - 1) + [-1]) for moment in moments]
+        return _moments(tf.reshape(x, (-1, x.shape[-2], x.shape[-1])))
 
     def normalize(self, x, mean, variance, scale, offset, epsilon):
         @tf.custom_gradient
         def normalize(x, mean, variance, scale, offset):
             y, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=_rows(x),
-                scale=_vector(scale),
-                offset=_vector(offset),
-                mean=_vector(mean),
-                variance=_vector(variance),
+                x=x,
+                scale=scale,
+                offset=offset,
+                mean=mean,
+                variance=variance,
                 epsilon=epsilon,
                 is_training=False,
             )
@@ -46,17 +49,17 @@ class FusedNormalization(Normalization):
                 dx, dscale, doffset = fused_backward(dy, x, mean, variance, scale)
                 return dx, None, None, dscale, doffset
 
-            return tf.reshape(y, tf.shape(x)), backward
+            return y, backward
 
         @tf.custom_gradient
         def fused_backward(*arguments):
             dy, x, mean, variance, scale = arguments
             dx, dscale, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=_rows(dy),
-                x=_rows(x),
-                scale=_vector(scale),
-                reserve_space_1=_vector(mean),
-                reserve_space_2=_vector(variance),
+                y_backprop=dy,
+                x=x,
+                scale=scale,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
                 reserve_space_3=tf.zeros(0),
                 epsilon=epsilon,
                 is_training=True,
@@ -68,11 +71,12 @@ class FusedNormalization(Normalization):
                     gradients = self._backward(*arguments, epsilon)
                 return tape.gradient(gradients, arguments, upstream)
 
-            shapes = tf.shape(x), tf.shape(scale), tf.shape(scale)
-            gradients = (dx, dscale, doffset)
-            return tuple(map(tf.reshape, gradients, shapes)), second_derivative
+            return (dx, dscale, doffset), second_derivative
 
-        return normalize(x, mean, variance, scale, offset)
+        if len(x.shape) == 4:
+            return normalize(x, mean, variance, scale, offset)
+        rows = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
+        return tf.reshape(normalize(rows, mean, variance, scale, offset), tf.shape(x))
 
 
 @tf.custom_gradient
@@ -107,11 +111,3 @@ def _moments(x):
         return (dmean + 2.0 * dvariance * (x - mean)) / (rows * columns)
 
     return (mean, variance), backward
-
-
-def _rows(x):
-    return tf.reshape(x, (-1, 1, 1, x.shape[-1]))
-
-
-def _vector(moment):
-    return tf.reshape(moment, [-1])

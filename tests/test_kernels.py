@@ -93,8 +93,10 @@ def test_long_sums_keep_their_digits(rng):
 @pytest.mark.parametrize(
     "shape, arguments",
     [
-        ((6, 3, 2, 4), {}),
         ((6, 4), {}),
+        ((6, 3, 4), {}),
+        ((6, 3, 2, 4), {}),
+        ((3, 2, 2, 3, 4), {}),
         ((6, 4, 3), {"axis": 1}),
         ((6, 3, 2, 4), {"microbatch_size": 3}),
         ((8, 3, 4), {"microbatch_size": 3}),
