@@ -197,7 +197,8 @@ def measure_memory(case, contender):
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # Starts the peak anew.
     before = _kilobytes("VmRSS")
-    step(), step()
+    for _ in range(5):
+        step()
     return round((_kilobytes("VmHWM") - before) / 1024, 1)
 
 
@@ -214,7 +215,8 @@ def measure_backend(path, seconds):
         result = {"provenance": here, "time": {}, "memory": {}}
     for case in CASES:
         if case not in result["time"]:
-            result["time"][case] = measure_time(case, seconds)
+            longer = 5 if case in NETWORKS else 1
+            result["time"][case] = measure_time(case, longer * seconds)
             _report(case, {k: v["ratio"] for k, v in result["time"][case].items()}, "x batchnorm")
             write_json(path, result)
             gc.collect()
@@ -285,7 +287,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("figures/benchmark"))
     installed = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
     parser.add_argument("--backends", nargs="+", choices=installed, default=installed)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of turns, for each case")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of turns, for each layer")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # This process' backend.
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
