@@ -6,7 +6,11 @@ import math
 import keras
 from keras import ops
 
-_KERNELS = {"tensorflow": "keras_brn.tensorflow_kernels", "torch": "keras_brn.torch_kernels"}
+_KERNELS = {
+    "jax": "keras_brn.jax_kernels",
+    "tensorflow": "keras_brn.tensorflow_kernels",
+    "torch": "keras_brn.torch_kernels",
+}
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
@@ -94,13 +98,16 @@ class Normalization:
     def _backward(self, dy, x, mean, variance, scale, epsilon):
         """The gradients of `x`, `scale` and `offset`."""
         sigma = ops.sqrt(variance + epsilon)
-        centered = x - self._of_each(mean)
-        dscale, doffset = self._total(dy * centered) / sigma, self._total(dy)
+        dscale, doffset = self._dscale(dy, x, mean, sigma), self._total(dy)
         slope = scale / sigma
         through_variance = self._of_each(-slope * dscale / (sigma * self._divisor))
         through_mean = self._of_each(-slope * doffset / self._divisor)
+        centered = x - self._of_each(mean)
         through_moments = self._counted(centered * through_variance + through_mean)
         return dy * self._of_each(slope) + through_moments, dscale, doffset
+
+    def _dscale(self, dy, x, mean, sigma):
+        return self._total(dy * (x - self._of_each(mean))) / sigma
 
 
 def _even_groups(x, size):

@@ -30,7 +30,7 @@ class FusedNormalization(Normalization):
         self._total = lambda values: tf.reduce_sum(values, [0, 1, 2])
 
     def moments(self, x):
-        return _moments(tf.reshape(x, (-1, x.shape[-2], x.shape[-1])))
+        return _moments(tf.reshape(x, (-1, x.shape[-2] or tf.shape(x)[-2], x.shape[-1])))
 
     def normalize(self, x, mean, variance, scale, offset, epsilon):
         @tf.custom_gradient
@@ -86,7 +86,8 @@ def _moments(x):
     The kernel adds up in float32, one value after the other. So each column gets moments of its
     own, which are then combined: the sums are shorter, and a large mean does not drown them.
     """
-    columns, channels = x.shape[1:]
+    channels = x.shape[2]
+    columns = x.shape[1] or tf.shape(x)[1]
     zeros = tf.zeros(columns * channels)
     _, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=tf.reshape(x, (-1, 1, 1, columns * channels)),
@@ -97,17 +98,15 @@ def _moments(x):
         is_training=True,
     )
     rows = tf.cast(tf.shape(x)[0], x.dtype)
-
-    def of_columns(moment):
-        return tf.reshape(tf.where(rows > 0, moment, 0.0), (columns, channels))
-
-    means, unbiased = of_columns(mean), of_columns(variance)
-    mean = tf.reduce_mean(means, 0)
-    biased = unbiased * tf.math.divide_no_nan(rows - 1.0, rows)
-    variance = tf.reduce_mean(biased + tf.math.squared_difference(means, mean), 0)
+    count = rows * tf.cast(columns, x.dtype)
+    of_columns = tf.reshape(mean, (columns, channels))
+    mean = tf.reduce_mean(of_columns, 0)
+    biased = tf.reshape(variance, (columns, channels)) * ((rows - 1.0) / rows)
+    variance = tf.reduce_mean(biased + tf.math.squared_difference(of_columns, mean), 0)
+    mean, variance = (tf.where(count > 0, moment, 0.0) for moment in (mean, variance))
 
     def backward(dmean, dvariance):  # Of second derivatives only.
         mean, _ = _moments(x)
-        return (dmean + 2.0 * dvariance * (x - mean)) / (rows * columns)
+        return (dmean + 2.0 * dvariance * (x - mean)) / count
 
     return (mean, variance), backward
