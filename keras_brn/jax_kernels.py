@@ -4,7 +4,9 @@ from keras_brn.normalization import Normalization
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
-    return LeanNormalization(x, axis, microbatch_size, mask)
+    # In microbatches it saves as much memory, but costs up to half as much time again.
+    kind = Normalization if microbatch_size is not None else LeanNormalization
+    return kind(x, axis, microbatch_size, mask)
 
 
 class LeanNormalization(Normalization):
