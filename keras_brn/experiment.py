@@ -1,4 +1,4 @@
-"""Training runs that compare batchnorm with Batch Renorm, and their results."""
+"""The paper's training runs, at its scale or smaller, and their results."""
 
 import dataclasses
 import json
@@ -7,62 +7,144 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
-from keras_brn.data import batches
+from keras_brn.averaging import AveragedModel
+from keras_brn.baselines import MicrobatchNormalization
 from keras_brn.layer import BatchRenormalization
-from keras_brn.models import small_network
+from keras_brn.models import small_inception
 from keras_brn.records import provenance, write_json
+from keras_brn.sampling import batches
 from keras_brn.schedule import RenormSchedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One training run of `small_network`.
+    """One training run. The defaults are the paper's, of Batch Renorm in Figure 1.
 
-    It is the paper's (section 4), scaled from 130k steps of 1600 images to `steps` of `batch_size`.
-    The ramp scales with the number of steps. So does the learning rate of the moving averages: a
-    weight moves further in a step of a short run, and mu and sigma must not lag behind it.
+    "Inception" marks what the paper leaves to the published training of Inception-v3: Szegedy et
+    al. 2016, section 8, and the distributed training script of tensorflow/models.
 
     Attributes:
         name: Name of the run.
-        microbatch_size: Number of examples that are normalized together (paper: 32, or 4).
-        r_max: Final bound (paper: 3); 1 for batchnorm.
-        d_max: Final bound (paper: 5); 0 for batchnorm.
-        steps: Number of training steps (paper: 130k to 210k).
-        batch_size: Number of examples per step (paper: 1600).
-        momentum: Of mu and sigma (paper: .99, alpha = .01).
-        learning_rate: At the start, of Adam with cosine decay to 0 (paper: RMSProp).
-        label_smoothing: Of the training loss (Inception-v3: .1).
-        evaluations: Number of times that validation accuracy is measured, evenly spaced.
-        seed: Integer that fixes weights and batches.
+        normalization: "batch_renorm", "batchnorm", "group_norm" or "layer_norm".
+        group: Number of consecutive examples that are normalized together (section 4: 32).
+        images_per_label: Of a group of `draw` images, how many show the same label; `None` for
+            images drawn independently (section 4.3: 2).
+        draw: Number of images whose labels are drawn together (section 4.3: 32).
+        network: "inception_v3" or "small_inception".
+        width: Number of channels of the first convolution of the small network.
+        batch_size: Number of examples per step (section 4: 50 workers, 32 each).
+        steps: Number of training steps (Figure 1: 130k).
+        alpha: Learning rate of mu and sigma (section 4: .01).
+        r_max: Final bound (section 4: 3).
+        d_max: Final bound (section 4: 5).
+        warmup_steps: Steps before the bounds open (section 4: 5k).
+        r_max_steps: Step at which r_max is final (section 4: 40k).
+        d_max_steps: Step at which d_max is final (section 4: 25k).
+        learning_rate: Of RMSProp at the start (Inception: .045).
+        learning_rate_decay: Its factor (Inception: .94),
+        decay_steps: applied once in so many steps (Inception: 2 epochs, here of 1601 / 2 steps).
+        rho: Of RMSProp (Inception: .9).
+        optimizer_momentum: Of RMSProp (Inception: .9).
+        optimizer_epsilon: Of RMSProp (Inception: 1).
+        average_decay: Of the averages of all parameters (section 4; Inception: .9999).
+        label_smoothing: Of the training loss (Inception: .1).
+        weight_decay: Factor of `tf.nn.l2_loss` of the kernels (Inception: 4e-5).
+        dropout: Share of the values dropped before the logits (Inception: .2).
+        auxiliary_weight: Of the loss of the auxiliary head (Inception: .4).
+        evaluations: Number of evenly spaced evaluations (not said).
+        seed: Integer that fixes weights and batches (not said).
     """
 
-    name: str
-    microbatch_size: int = 32
+    name: str = "batch_renorm"
+    normalization: str = "batch_renorm"
+    group: int = 32
+    images_per_label: int | None = None
+    draw: int = 32
+    network: str = "inception_v3"
+    width: int | None = None
+    batch_size: int = 1600
+    steps: int = 130_000
+    alpha: float = 0.01
     r_max: float = 3.0
     d_max: float = 5.0
-    steps: int = 3_000
-    batch_size: int = 128
-    momentum: float = 0.95
-    learning_rate: float = 1e-3
+    warmup_steps: int = 5_000
+    r_max_steps: int = 40_000
+    d_max_steps: int = 25_000
+    learning_rate: float = 0.045
+    learning_rate_decay: float = 0.94
+    decay_steps: float = 1601.0
+    rho: float = 0.9
+    optimizer_momentum: float = 0.9
+    optimizer_epsilon: float = 1.0
+    average_decay: float = 0.9999
     label_smoothing: float = 0.1
-    evaluations: int = 20
+    weight_decay: float = 4e-5
+    dropout: float = 0.2
+    auxiliary_weight: float = 0.4
+    evaluations: int = 130
     seed: int = 0
 
-    def schedule(self):
-        """The paper's ramp at this length: 5k, 40k and 25k of 130k steps."""
-        return RenormSchedule(*[round(self.steps * k / 130) for k in (5, 40, 25)])
+
+def scaled(experiment, steps, **changes):
+    """An experiment of the paper for `small_inception`, 128 images a step and two CPU cores.
+
+    What changes, by what rule:
+
+    - 50 workers become 4: a step is 128 images, still in groups of 32.
+    - The ramp and the decay of the learning rate keep their places in the run, and the number of
+      decays: all counts of steps are multiplied by `steps / experiment.steps`.
+    - alpha grows by the square root of that factor: in a run of 40 times fewer steps a weight moves
+      further in each, and mu and sigma must not lag behind it.
+    - The averages of the parameters need no change, since their decay is ramped.
+    - No auxiliary head and no dropout, in a network of half a million parameters.
+
+    Args:
+        experiment: `Experiment` at the paper's scale.
+        steps: Number of training steps.
+        **changes: Attributes of the `Experiment`, in the place of the rules above.
+    """
+    factor = steps / 130_000
+    values = {
+        "network": "small_inception",
+        "width": 16,
+        "batch_size": 128,
+        "steps": steps,
+        "alpha": min(1.0, round(experiment.alpha * factor**-0.5, 4)),
+        "decay_steps": round(experiment.decay_steps * factor, 3),
+        "dropout": 0.0,
+        "auxiliary_weight": 0.0,
+        "evaluations": 20,
+    }
+    for name in ("warmup_steps", "r_max_steps", "d_max_steps"):
+        values[name] = round(getattr(experiment, name) * factor)
+    return dataclasses.replace(experiment, **{**values, **changes})
 
 
-def microbatch_experiments(**changes):
-    """The three runs behind the paper's Figure 2, section 4.2; `changes` apply to each."""
-    batchnorm = Experiment("batchnorm", r_max=1.0, d_max=0.0)
-    runs = (
-        batchnorm,
-        dataclasses.replace(batchnorm, name="batchnorm_micro4", microbatch_size=4),
-        Experiment("batch_renorm_micro4", microbatch_size=4),
-    )
-    return [dataclasses.replace(run, **changes) for run in runs]
+def figure_1():
+    """The runs of Figure 1: minibatches of 32."""
+    return [Experiment("batchnorm", "batchnorm"), Experiment()]
+
+
+def figure_2():
+    """The runs of Figure 2: microbatches of 4; and batchnorm of Figure 1."""
+    return [
+        Experiment("batchnorm", "batchnorm"),
+        Experiment("batchnorm_micro4", "batchnorm", group=4),
+        Experiment("batch_renorm_micro4", group=4),
+    ]
+
+
+def figure_3(images_per_label=2):
+    """The runs of Figure 3: groups of 32 images, a few of each label; and batchnorm of Figure 1."""
+    same = {"images_per_label": images_per_label}
+    return [
+        Experiment("batchnorm", "batchnorm"),
+        Experiment("batchnorm_noniid", "batchnorm", **same),
+        Experiment("batchnorm_noniid_halves", "batchnorm", group=16, **same),
+        Experiment("batch_renorm_noniid", **same),
+    ]
 
 
 def train(experiment, data, folder, verbose=2):
@@ -79,8 +161,10 @@ def train(experiment, data, folder, verbose=2):
 
     Returns:
         Dict with the curve: `step` (training steps completed), `accuracy` (on the validation
-        images, with moving statistics) and `train_accuracy` (as trained, mean since the last
-        evaluation), lists of equal length; and `name`, `data`, `seed`, `group`,
+        images, with the averaged parameters) and `train_accuracy` (as trained, mean since the last
+        evaluation), lists of equal length; `batch_accuracy` as well where batchnorm is trained on
+        groups of a few labels: `accuracy`, but normalized by the statistics of test minibatches
+        (section 4.3: 25 labels, 2 images each). Also `name`, `data`, `seed`, `group`,
         `images_per_label` (`None`: drawn independently), `config`, `provenance`.
 
     Raises:
@@ -92,47 +176,55 @@ def train(experiment, data, folder, verbose=2):
             "`evaluations` must divide `steps`. Received: "
             f"evaluations={experiment.evaluations}, steps={experiment.steps}"
         )
-    config = dataclasses.asdict(experiment)
-    path = Path(folder) / f"{data.name}-{experiment.name}-{experiment.steps}-{experiment.seed}.json"
+    path = _path(experiment, data.name, folder)
     checkpoint = path.with_suffix(".keras")
-    result = read_result(path, config) if path.exists() else _empty_result(experiment, data)
-    if len(result["step"]) == experiment.evaluations:
+    result = finished(experiment, data.name, folder)
+    if result is not None:
         checkpoint.unlink(missing_ok=True)
         return result
+    config = {"data": data.name, **dataclasses.asdict(experiment)}
+    result = read_result(path, config) if path.exists() else _empty_result(config)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     keras.utils.set_random_seed(experiment.seed)
     if checkpoint.exists():
         model = keras.saving.load_model(checkpoint)
     else:
-        model = _compiled_network(experiment, data)
+        model = _compiled_model(experiment, data)
     done = int(model.optimizer.iterations)
-    for curve in ("step", "accuracy", "train_accuracy"):
-        result[curve] = result[curve][: done * experiment.evaluations // experiment.steps]
+    for curve in _CURVES:
+        if curve in result:
+            result[curve] = result[curve][: done * experiment.evaluations // experiment.steps]
 
     interval = experiment.steps // experiment.evaluations
-    size = experiment.batch_size
+    ramps = experiment.normalization == "batch_renorm" and experiment.r_max_steps > 0
+    callbacks = [_schedule(experiment)] if ramps else []
     model.fit(
         batches(
-            *(data.train_images, data.train_labels, data.classes, size, experiment.steps),
-            seed=experiment.seed,
-            first_step=done,
-            flip=data.flip,
+            *(data, experiment.batch_size, experiment.steps, experiment.seed),
+            *(experiment.draw, experiment.images_per_label, done),
         ),
         initial_epoch=done // interval,
         epochs=experiment.evaluations,
         steps_per_epoch=interval,
         shuffle=False,
-        validation_data=(
-            data.validation_images / np.float32(127.5) - 1,
-            keras.utils.to_categorical(data.validation_labels, data.classes),
-        ),
-        validation_batch_size=500,
-        callbacks=[experiment.schedule(), _Recorder(result, path, checkpoint, interval)],
+        callbacks=[*callbacks, _Recorder(experiment, data, result, path, checkpoint)],
         verbose=verbose,
     )
     checkpoint.unlink()
     return result
+
+
+_CURVES = ("step", "accuracy", "train_accuracy", "batch_accuracy")
+
+
+def finished(experiment, data_name, folder):
+    """The result that `train` has written to `folder`, or `None` if the run is not complete."""
+    path = _path(experiment, data_name, folder)
+    if not path.exists():
+        return None
+    result = read_result(path, {"data": data_name, **dataclasses.asdict(experiment)})
+    return result if len(result["step"]) == experiment.evaluations else None
 
 
 def read_result(path, config):
@@ -151,57 +243,158 @@ def read_result(path, config):
     return result
 
 
-def _empty_result(experiment, data):
+def _path(experiment, data_name, folder):
+    parts = [data_name, experiment.name, f"{experiment.steps}steps"]
+    if experiment.images_per_label is not None:
+        parts.append(f"{experiment.images_per_label}perlabel")
+    return Path(folder) / f"{'-'.join([*parts, f'seed{experiment.seed}'])}.json"
+
+
+def _empty_result(config):
+    kept = ("name", "data", "seed", "group", "images_per_label")
     return {
-        "name": experiment.name,
-        "data": data.name,
-        "seed": experiment.seed,
-        "group": experiment.microbatch_size,
-        "images_per_label": None,
-        "step": [],
-        "accuracy": [],
-        "train_accuracy": [],
-        "config": dataclasses.asdict(experiment),
+        **{key: config[key] for key in kept},
+        **{"step": [], "accuracy": [], "train_accuracy": []},
+        "config": config,
         "provenance": {"seconds": 0.0, **provenance()},
     }
 
 
-def _compiled_network(experiment, data):
-    def normalization():
-        return BatchRenormalization(
-            momentum=experiment.momentum,
-            scale=False,  # gamma = 1, as in the paper.
+def _schedule(experiment):
+    """The ramp; bounds that open at once need none."""
+    return RenormSchedule(experiment.warmup_steps, experiment.r_max_steps, experiment.d_max_steps)
+
+
+def _normalization(experiment, group):
+    """A function that returns a layer, with gamma = 1 (section 4)."""
+    momentum = 1 - experiment.alpha
+    makers = {
+        "batchnorm": lambda: MicrobatchNormalization(group, momentum=momentum, scale=False),
+        "batch_renorm": lambda: BatchRenormalization(
+            momentum=momentum,
+            scale=False,
             r_max=experiment.r_max,
             d_max=experiment.d_max,
-            microbatch_size=experiment.microbatch_size,
+            microbatch_size=group,
+        ),
+        "group_norm": lambda: keras.layers.GroupNormalization(8, scale=False),
+        # Over all values of an example, as where it is compared with group normalization.
+        "layer_norm": lambda: keras.layers.GroupNormalization(1, scale=False),
+    }
+    if experiment.normalization not in makers:
+        raise ValueError(
+            f"`normalization` must be one of {sorted(makers)}. "
+            f"Received: normalization={experiment.normalization!r}"
         )
+    return makers[experiment.normalization]
 
-    model = small_network(normalization, data.train_images.shape[1:], data.classes)
-    decay = keras.optimizers.schedules.CosineDecay(experiment.learning_rate, experiment.steps)
+
+def _network(experiment, data, group):
+    if experiment.network != "small_inception":
+        raise ValueError(
+            "Only `network='small_inception'` can be trained here: see `scaled`. "
+            f"Received: network={experiment.network!r}"
+        )
+    return small_inception(
+        _normalization(experiment, group),
+        data.train_images.shape[1:],
+        data.classes,
+        experiment.width,
+        keras.regularizers.L2(experiment.weight_decay / 2),
+    )
+
+
+def _compiled_model(experiment, data):
+    model = AveragedModel(_network(experiment, data, experiment.group), experiment.average_decay)
+    learning_rate = keras.optimizers.schedules.ExponentialDecay(
+        experiment.learning_rate,
+        experiment.decay_steps,
+        experiment.learning_rate_decay,
+        staircase=True,
+    )
+    optimizer = keras.optimizers.RMSprop(
+        learning_rate,
+        rho=experiment.rho,
+        momentum=experiment.optimizer_momentum,
+        epsilon=experiment.optimizer_epsilon,
+    )
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=experiment.label_smoothing
     )
     # XLA makes TensorFlow slower on a CPU.
     jit_compile = False if keras.backend.backend() == "tensorflow" else "auto"
-    model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"], jit_compile=jit_compile)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
     return model
 
 
 class _Recorder(keras.callbacks.Callback):
-    """Appends each evaluation to the result and writes it, then what is needed to go on from it."""
+    """Evaluates, appends to the result and writes it, then what is needed to go on from it."""
 
-    def __init__(self, result, path, checkpoint, interval):
+    def __init__(self, experiment, data, result, path, checkpoint):
         super().__init__()
-        self.result, self.path, self.checkpoint, self.interval = result, path, checkpoint, interval
+        self.interval = experiment.steps // experiment.evaluations
+        self.result, self.path, self.checkpoint = result, path, checkpoint
         self.seconds = result["provenance"]["seconds"]
         self.start = time.time()
+        self.images = data.validation_images / np.float32(127.5) - 1
+        self.labels = keras.utils.to_categorical(data.validation_labels, data.classes)
+        self.test_minibatches = None
+        if experiment.images_per_label is not None and experiment.normalization == "batchnorm":
+            self.test_minibatches = _TestMinibatches(experiment, data)
 
     def on_epoch_end(self, epoch, logs=None):
+        model = self.model
+        with model.averaged():
+            accuracy = model.evaluate(self.images, self.labels, batch_size=500, verbose=0)[1]
+        logs["val_accuracy"] = accuracy
         self.result["step"].append((epoch + 1) * self.interval)
-        self.result["accuracy"].append(round(float(logs["val_accuracy"]), 5))
+        self.result["accuracy"].append(round(float(accuracy), 5))
         self.result["train_accuracy"].append(round(float(logs["accuracy"]), 5))
+        if self.test_minibatches is not None:
+            accuracy = self.test_minibatches.accuracy(model.averages)
+            self.result.setdefault("batch_accuracy", []).append(round(accuracy, 5))
         self.result["provenance"]["seconds"] = round(self.seconds + time.time() - self.start, 1)
         write_json(self.path, self.result)
         part = self.checkpoint.with_suffix(".part.keras")
-        self.model.save(part)
+        model.save(part)
         part.replace(self.checkpoint)
+
+
+class _TestMinibatches:
+    """Accuracy with the statistics of test minibatches, 25 labels x 2 images (section 4.3).
+
+    With `k` images per label, the minibatches are `50 // k` labels x `k` images.
+    """
+
+    def __init__(self, experiment, data):
+        per_label = experiment.images_per_label
+        group = 50 // per_label * per_label
+        groups = max(1, len(data.validation_labels) // group)
+        at_once = min(10, groups)
+        self.batches = batches(
+            dataclasses.replace(
+                data,
+                train_images=data.validation_images,
+                train_labels=data.validation_labels,
+            ),
+            *(at_once * group, groups // at_once, 0, group, per_label),
+            augment=False,
+        ).cache()
+        self.model = InTraining(_network(experiment, data, group))
+        self.model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+
+    def accuracy(self, weights):
+        for weight, value in zip(self.model.network.weights, weights, strict=True):
+            weight.assign(ops.convert_to_numpy(value))
+        return float(self.model.evaluate(self.batches, verbose=0)[1])
+
+
+class InTraining(keras.Model):
+    """Normalizes as in training, also in evaluation."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, inputs):
+        return self.network(inputs, training=True)

@@ -23,7 +23,7 @@ _TEMPLATE, _BOX = 48, 40  # Pixels of a template, and of the longer side of the 
 CHARACTERS = (Path(__file__).parent / "glyphs.txt").read_text(encoding="utf-8").replace("\n", "")
 
 
-def load_glyphs(train_per_label=100, validation_per_label=5, difficulty=1.0, seed=0):
+def load_glyphs(train_per_label=100, validation_per_label=8, difficulty=1.0, seed=0):
     """Renders the glyphs, or reads them from the user's cache directory.
 
     Args:

@@ -1,4 +1,4 @@
-"""Curves of training runs: a picture, a table beside the paper's numbers, and the file of both."""
+"""What the curves of training runs say, beside what the paper says."""
 
 import json
 from pathlib import Path
@@ -7,110 +7,226 @@ import numpy as np
 
 from keras_brn.records import write_json
 
-# Top-1 validation accuracy and the step of it: section 4, Figures 1 and 2.
-_PAPER = {
+# Top-1 validation accuracy of Inception-v3 and the step of it: section 4, Figures 1 to 3.
+PAPER = {
     "batchnorm": (0.783, 130_000),
+    "batch_renorm": (0.785, 130_000),
     "batchnorm_micro4": (0.742, 210_000),
     "batch_renorm_micro4": (0.765, 130_000),
+    "batchnorm_noniid": (0.67, None),
+    "batchnorm_noniid_batchstats": (0.765, None),
+    "batchnorm_noniid_halves": (0.774, 140_000),
+    "batch_renorm_noniid": (0.785, 120_000),
 }
-_LABELS = {
-    "batchnorm": "batchnorm, groups of 32",
-    "batchnorm_micro4": "batchnorm, groups of 4",
-    "batch_renorm_micro4": "Batch Renorm, groups of 4",
+FIGURES = {
+    1: ("batchnorm", "batch_renorm"),
+    2: ("batchnorm", "batchnorm_micro4", "batch_renorm_micro4"),
+    3: (
+        "batchnorm",
+        "batchnorm_noniid",
+        "batchnorm_noniid_batchstats",
+        "batchnorm_noniid_halves",
+        "batch_renorm_noniid",
+    ),
 }
-_COLORS = {"batchnorm": "0.35", "batchnorm_micro4": "C1", "batch_renorm_micro4": "C0"}
 
 
-def plot_curves(axes, runs, title):
-    """Draws validation accuracy against training steps: the mean over the seeds, and their range.
+def as_runs(results):
+    """What `keras_brn.experiment.train` returned, as the runs of a figure.
 
-    Args:
-        axes: `matplotlib.axes.Axes`.
-        runs: List of results of `keras_brn.experiment.train`.
-        title: String.
+    The evaluation with the statistics of test minibatches becomes a run of its own.
     """
-    for name, curves in _by_name(runs).items():
-        steps = [0, *curves[0]["step"]]
-        accuracy = 100 * np.array([[0, *curve["accuracy"]] for curve in curves])
-        color = _COLORS[name]
-        axes.plot(steps, accuracy.mean(0), color=color, label=_LABELS[name])
-        if len(curves) > 1:
-            axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2)
-    axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize="small")
+    runs = []
+    for result in results:
+        run = {key: value for key, value in result.items() if key != "batch_accuracy"}
+        runs.append(run)
+        if "batch_accuracy" in result:
+            name = f"{result['name']}_batchstats"
+            runs.append({**run, "name": name, "accuracy": result["batch_accuracy"]})
+    return runs
 
 
-def summarize(runs):
-    """The numbers of the paper's Figure 2, from our runs.
+def select(runs, name, images_per_label=None, data=None):
+    """The runs of a name, by seed; those of independent images have no `images_per_label`."""
+    found = [
+        run
+        for run in runs
+        if run["name"] == name
+        and run["images_per_label"] == (images_per_label if "noniid" in name else None)
+        and data in (None, run["data"])
+    ]
+    return {run["seed"]: run for run in sorted(found, key=lambda run: run["seed"])}
+
+
+def best(run):
+    """(accuracy, step) where a curve is highest."""
+    k = int(np.argmax(run["accuracy"]))
+    return run["accuracy"][k], run["step"][k]
+
+
+def estimate(statistic, *columns, repeats=10_000):
+    """A statistic of means over the seeds, with its 95 % interval.
 
     Args:
-        runs: Results of the three runs of `microbatch_experiments`, with any number of seeds.
+        statistic: Function of the means of the columns, arrays (repeats,).
+        *columns: For each contender a list, one number per seed; the seeds are paired.
+        repeats: Number of bootstrap samples of the seeds.
 
     Returns:
-        Dict of the best accuracy of each run, in the mean over the seeds, and its step (`best`);
-        `recovered`, the part of the deficit of groups of 4 that Batch Renorm wins back;
-        `steps_ratio`, Batch Renorm's steps to its best by batchnorm's; `passes_at`, the step
-        at which Batch Renorm has reached batchnorm's best, or `None`. Also `seeds`.
+        Dict of `value`, `low` and `high`, of which the last two are `None` for a single seed; and
+        `seeds`.
     """
-    curves = _by_name(runs)
-    mean = {name: np.mean([c["accuracy"] for c in curves[name]], axis=0) for name in curves}
-    steps = {name: curves[name][0]["step"] for name in curves}
-    best = {
-        name: {"accuracy": round(float(a.max()), 5), "step": steps[name][int(a.argmax())]}
-        for name, a in mean.items()
-    }
-    top, small, renorm = (best[name]["accuracy"] for name in _PAPER)
-    passed = np.flatnonzero(mean["batch_renorm_micro4"] >= small)
-    return {
-        "best": best,
-        "recovered": round((renorm - small) / (top - small), 3) if top > small else None,
-        "steps_ratio": round(
-            best["batch_renorm_micro4"]["step"] / best["batchnorm_micro4"]["step"], 3
-        ),
-        "passes_at": steps["batch_renorm_micro4"][passed[0]] if len(passed) else None,
-        "seeds": len(curves["batchnorm"]),
-    }
+    values = np.array(columns, "float64")
+    seeds = values.shape[1]
+    result = {"value": float(statistic(*values.mean(1))), "low": None, "high": None, "seeds": seeds}
+    if seeds > 1:
+        drawn = np.random.default_rng(0).integers(seeds, size=(repeats, seeds))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            samples = statistic(*values[:, drawn].mean(2))
+        result["low"], result["high"] = (float(q) for q in np.quantile(samples, [0.025, 0.975]))
+    return {key: round(v, 4) if isinstance(v, float) else v for key, v in result.items()}
 
 
-def table(columns):
+def recovered(runs, name, top, bottom, images_per_label=None):
+    """The part of what `bottom` falls short of `top` that `name` wins back, as `estimate`.
+
+    `None` where runs are missing, or where the deficit may be none: its interval holds 0.
+    """
+    curves = [select(runs, each, images_per_label) for each in (top, bottom, name)]
+    seeds = sorted(set.intersection(*map(set, curves)))
+    if not seeds:
+        return None
+    columns = [[best(curve[seed])[0] for seed in seeds] for curve in curves]
+    deficit = estimate(lambda top, bottom, _: top - bottom, *columns)
+    if (deficit["value"] if deficit["low"] is None else deficit["low"]) <= 0:
+        return None
+    return estimate(lambda top, bottom, by: (by - bottom) / (top - bottom), *columns)
+
+
+def summarize(runs, figure, images_per_label=2):
+    """The numbers of one of the paper's figures, from our runs on one data set.
+
+    Args:
+        runs: As `as_runs` returns them, of one data set.
+        figure: 1, 2 or 3.
+        images_per_label: Of Figure 3.
+
+    Returns:
+        Dict of `best`, from a name to the best accuracy (an `estimate`), `step` where the mean of
+        the curves is best, and the final `train_accuracy`; and of the figure's ratios, as
+        estimates or `None`: `recovered`, from a name to what it wins back of batchnorm's deficit;
+        `steps_ratio`, the step of Batch Renorm's best by that of batchnorm's; `passes_at`, the
+        step at which Batch Renorm has reached batchnorm's best, in the mean over the seeds.
+    """
+    curves = {name: select(runs, name, images_per_label) for name in FIGURES[figure]}
+    curves = {name: list(found.values()) for name, found in curves.items() if found}
+    summary = {"images_per_label": images_per_label if figure == 3 else None, "best": {}}
+    for name, found in curves.items():
+        mean = np.mean([run["accuracy"] for run in found], axis=0)
+        summary["best"][name] = {
+            **estimate(lambda a: a, [best(run)[0] for run in found]),
+            "step": found[0]["step"][int(mean.argmax())],
+            "train_accuracy": round(float(np.mean([r["train_accuracy"][-1] for r in found])), 4),
+        }
+    bottom = FIGURES[figure][0 if figure == 1 else 1]
+    summary["recovered"] = {
+        name: recovered(runs, name, "batchnorm", bottom, images_per_label)
+        for name in FIGURES[figure][2:]
+    }
+    renorm = FIGURES[figure][-1]
+    if renorm in curves and bottom in curves:
+        steps = [
+            {seed: best(run)[1] for seed, run in select(runs, name, images_per_label).items()}
+            for name in (renorm, bottom)
+        ]
+        seeds = sorted(set(steps[0]) & set(steps[1]))
+        columns = [[of_seed[seed] for seed in seeds] for of_seed in steps]
+        summary["steps_ratio"] = estimate(lambda a, b: a / b, *columns)
+        mean = np.mean([run["accuracy"] for run in curves[renorm]], axis=0)
+        passed = np.flatnonzero(mean >= summary["best"][bottom]["value"])
+        summary["passes_at"] = curves[renorm][0]["step"][passed[0]] if len(passed) else None
+    return summary
+
+
+def table(figure, columns):
     """Markdown: the paper's numbers beside ours.
 
     Args:
+        figure: 1, 2 or 3.
         columns: Dict from a heading to what `summarize` returned.
     """
-    lines = [
-        f"| | paper | {' | '.join(columns)} |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
+    lines = [f"| | paper | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
 
     def add(label, paper, ours):
         lines.append(f"| {label} | {paper} | {' | '.join(ours)} |")
 
-    def percent(accuracy, step):
-        return f"{100 * accuracy:.1f} % at {step:,}"
+    def at(step):
+        return "" if step is None else f" at {step:,}"
 
-    for name, label in _LABELS.items():
-        best = [percent(**summary["best"][name]) for summary in columns.values()]
-        add(label, percent(*_PAPER[name]), best)
-    missing = {None: "–"}
-    for label, key, paper in (
-        ("part of the deficit recovered", "recovered", ".56"),
-        ("steps to its best, by batchnorm's", "steps_ratio", ".62"),
-        ("step that reaches batchnorm's best", "passes_at", "not said"),
-        ("seeds", "seeds", "1"),
-    ):
-        values = [summary[key] for summary in columns.values()]
-        add(label, paper, [missing.get(value, str(value)) for value in values])
+    for name in FIGURES[figure]:
+        accuracy, step = PAPER[name]
+        cells = [
+            f"{_percent(s['best'][name])}{at(s['best'][name]['step'])}"
+            if name in s["best"]
+            else "–"
+            for s in columns.values()
+        ]
+        add(LABELS[name], f"{100 * accuracy:.1f} %{at(step)}", cells)
+    for name, paper in _PAPER_RECOVERED.get(figure, {}).items():
+        who, _, how = LABELS[name].partition(", ")
+        label = f"deficit recovered, {who if name.startswith('batch_renorm') else how}"
+        add(label, paper, [_ratio(s["recovered"].get(name)) for s in columns.values()])
+    add(
+        "steps to Batch Renorm's best, by batchnorm's",
+        _PAPER_STEPS[figure],
+        [_ratio(s.get("steps_ratio")) for s in columns.values()],
+    )
+    passed = [s.get("passes_at") for s in columns.values()]
+    add("step that reaches batchnorm's best", "not said", [f"{s:,}" if s else "–" for s in passed])
     return "\n".join(lines)
 
 
-def save_figure(figure, runs, path):
+LABELS = {
+    "batchnorm": "batchnorm, groups of 32",
+    "batch_renorm": "Batch Renorm, groups of 32",
+    "batchnorm_micro4": "batchnorm, groups of 4",
+    "batch_renorm_micro4": "Batch Renorm, groups of 4",
+    "batchnorm_noniid": "batchnorm, few labels",
+    "batchnorm_noniid_batchstats": "batchnorm, evaluated by minibatch",
+    "batchnorm_noniid_halves": "batchnorm, in halves",
+    "batch_renorm_noniid": "Batch Renorm, few labels",
+}
+_PAPER_RECOVERED = {
+    2: {"batch_renorm_micro4": ".56"},
+    3: {
+        "batchnorm_noniid_batchstats": ".84",
+        "batchnorm_noniid_halves": ".92",
+        "batch_renorm_noniid": "1.02",
+    },
+}
+_PAPER_STEPS = {1: "1.0", 2: ".62", 3: "–"}
+
+
+def _percent(estimate):
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    spread = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f} %{spread}"
+
+
+def _ratio(estimate):
+    if estimate is None:
+        return "–"
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def save_figure(figure, runs, summary, path):
     """Writes a picture, and beside it a JSON file with the curves, summary and provenance.
 
     Args:
         figure: `matplotlib.figure.Figure`.
-        runs: Results of `keras_brn.experiment.train`.
+        runs: As `as_runs` returns them.
+        summary: What the file shall say of them.
         path: Path of the picture; the other file has the same name.
     """
     path = Path(path)
@@ -123,15 +239,10 @@ def save_figure(figure, runs, path):
     ]
     write_json(
         path.with_suffix(".json"),
-        {"runs": curves, "summary": summarize(runs), "provenance": {"runs": provenance}},
+        {"runs": curves, "summary": summary, "provenance": {"runs": provenance}},
     )
 
 
 def load_figure(path):
     """What `save_figure` wrote beside a picture: `runs`, `summary` and `provenance`."""
     return json.loads(Path(path).with_suffix(".json").read_text())
-
-
-def _by_name(runs):
-    names = [name for name in _LABELS if any(run["name"] == name for run in runs)]
-    return {name: [run for run in runs if run["name"] == name] for name in names}

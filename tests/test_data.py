@@ -1,4 +1,4 @@
-"""The data sets, and how a training step draws from them."""
+"""The data sets."""
 
 import io
 import tarfile
@@ -15,52 +15,6 @@ from keras_brn import data, glyphs
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "keras_brn"
-
-
-# Batches.
-
-
-def drawn(count=30, steps=12, size=7, **kwargs):
-    """The images and labels of each step; image `i` is `i` everywhere."""
-    images = np.tile(np.arange(count, dtype="uint8")[:, None, None, None], (1, 4, 4, 1))
-    arguments = {"classes": count, "batch_size": size, "steps": steps, "seed": 0, **kwargs}
-    dataset = data.batches(images, np.arange(count), **arguments)
-    return [(x.numpy(), y.numpy().argmax(1)) for x, y in dataset]
-
-
-def test_every_epoch_shows_every_image_once_in_its_own_order():
-    shown = np.concatenate([y for _, y in drawn(count=30, steps=12, size=10)]).reshape(4, 30)
-    assert (np.sort(shown) == np.arange(30)).all()
-    assert len({tuple(epoch) for epoch in shown}) == 4
-    assert abs(np.corrcoef(shown[0], np.arange(30))[0, 1]) < 0.5
-
-
-def test_labels_belong_to_their_images():
-    for x, y in drawn():
-        np.testing.assert_allclose(x[:, 2, 2, 0], y / 127.5 - 1, rtol=1e-5)
-
-
-def test_a_batch_depends_on_seed_and_step_alone():
-    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), "uint8")
-
-    def draw(seed, first_step):
-        arguments = dict(classes=20, batch_size=6, steps=9, flip=True)
-        dataset = data.batches(images, np.arange(20), seed=seed, first_step=first_step, **arguments)
-        return [x.numpy() for x, _ in dataset]
-
-    np.testing.assert_array_equal(draw(0, 0)[4:], draw(0, 4))
-    assert (np.array(draw(0, 0)) != np.array(draw(1, 0))).any()
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize("down, right", [(0, 0), (2, -1), (-3, 3)])
-def test_shifted_moves_whole_pixels(rng, down, right, mirror):
-    image = rng.normal(size=(1, 8, 8, 2)).astype("float32")
-    moved = data.shifted(image, [down], [right], tf.constant([mirror]))[0].numpy()
-    source = image[0, :, ::-1] if mirror else image[0]
-    inside = np.roll(source, (down, right), (0, 1))[3:-3, 3:-3]
-    np.testing.assert_array_equal(moved[3:-3, 3:-3], inside)
-    assert np.isin(moved, source).all()  # The border is reflected.
 
 
 # The cache.

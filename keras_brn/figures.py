@@ -1,0 +1,85 @@
+"""Pictures of training curves, after the paper's Figures 1 to 3."""
+
+import numpy as np
+
+from keras_brn.results import FIGURES, LABELS, PAPER, best, estimate, select
+
+_COLORS = {
+    "batchnorm": "0.35",
+    "batch_renorm": "C0",
+    "batchnorm_micro4": "C1",
+    "batch_renorm_micro4": "C0",
+    "batchnorm_noniid": "C1",
+    "batchnorm_noniid_batchstats": "C2",
+    "batchnorm_noniid_halves": "C4",
+    "batch_renorm_noniid": "C0",
+}
+
+
+def plot_curves(axes, runs, figure, title, images_per_label=2):
+    """Draws validation accuracy against training steps: the mean over the seeds, and their range.
+
+    Dashed lines are the paper's final values, in proportion to batchnorm's in groups of 32.
+
+    Args:
+        axes: `matplotlib.axes.Axes`.
+        runs: As `keras_brn.results.as_runs` returns them, of one data set.
+        figure: 1, 2 or 3.
+        title: String.
+        images_per_label: Of Figure 3.
+    """
+    reference = select(runs, "batchnorm").values()
+    scale = np.mean([best(run)[0] for run in reference]) if reference else None
+    for name in FIGURES[figure]:
+        curves = list(select(runs, name, images_per_label).values())
+        if not curves:
+            continue
+        steps = [0, *curves[0]["step"]]
+        accuracy = 100 * np.array([[0, *run["accuracy"]] for run in curves])
+        color = _COLORS[name]
+        axes.plot(steps, accuracy.mean(0), color=color, label=LABELS[name])
+        axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2, lw=0)
+        if scale is not None and name != "batchnorm":
+            paper = 100 * scale * PAPER[name][0] / PAPER["batchnorm"][0]
+            axes.axhline(paper, color=color, linestyle="--", linewidth=0.8)
+    axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+
+
+def plot_images_per_label(axes, runs, title):
+    """Draws the best accuracy against the number of images per label in groups of 32.
+
+    Args:
+        axes: `matplotlib.axes.Axes`.
+        runs: As `keras_brn.results.as_runs` returns them, of one data set.
+        title: String.
+    """
+    present = sorted({run["images_per_label"] for run in runs} - {None})
+    for name in FIGURES[3]:
+        of = {k: [best(run)[0] for run in select(runs, name, k).values()] for k in present}
+        numbers = [k for k in present if of[k]]
+        if not numbers:
+            continue
+        values = [estimate(lambda a: a, of[k]) for k in numbers]
+        middle = np.array([value["value"] for value in values])
+        low, high = (
+            [v["value"] if v[side] is None else v[side] for v in values] for side in ("low", "high")
+        )
+        axes.errorbar(
+            numbers,
+            100 * middle,
+            100 * np.array([middle - low, high - middle]),
+            color=_COLORS[name],
+            linestyle="--" if name == "batchnorm" else "-",
+            marker="o",
+            capsize=3,
+            label="independent images" if name == "batchnorm" else LABELS[name],
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(present, present)
+    axes.set(
+        title=title, xlabel="images per label in groups of 32", ylabel="best validation accuracy, %"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

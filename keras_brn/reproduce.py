@@ -1,0 +1,102 @@
+"""All runs behind the figures, scaled to a laptop, and the figures themselves.
+
+    python -m keras_brn.reproduce [--tiny-imagenet PATH] [--results results] [--out figures]
+
+Runs that `--results` already holds are not repeated, and one that was cut off goes on where it was,
+so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
+processes. `--only-figures` draws what there is.
+"""
+
+import argparse
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from keras_brn.data import load_tiny_imagenet
+from keras_brn.experiment import figure_1, figure_2, figure_3, finished, scaled, train
+from keras_brn.figures import plot_curves, plot_images_per_label
+from keras_brn.glyphs import load_glyphs
+from keras_brn.results import FIGURES, as_runs, save_figure, summarize
+
+STEPS = 4_000
+TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
+
+
+def plan(data, steps=STEPS):
+    """The runs of Figures 1 to 3, the first seeds first: `Experiment`s.
+
+    Args:
+        data: "glyphs" or "tiny_imagenet".
+        steps: Number of training steps.
+    """
+    seeds, few, many = (5, 5, 1) if data == "glyphs" else (3, 1, 1)
+    runs = []
+    for seed in range(seeds):
+        wanted = [*figure_2(), *figure_3(8)]
+        if seed < few:
+            wanted += [*figure_1(), *figure_3(2)]
+        elif data != "glyphs":  # Without the half split.
+            wanted = [run for run in wanted if run.group != 16]
+        if seed < many:
+            wanted += [
+                run for k in (1, 4) for run in figure_3(k) if not (k == 1 and run.group == 16)
+            ]
+        runs += [scaled(run, steps, seed=seed) for run in wanted]
+    return list(dict.fromkeys(runs))
+
+
+def draw(runs, out):
+    """Writes the figures of Figures 1 to 3, from runs as `as_runs` returns them."""
+    data_sets = [name for name in TITLES if any(run["data"] == name for run in runs)]
+    of = {name: [run for run in runs if run["data"] == name] for name in data_sets}
+    for number in (1, 2):
+        picture = Figure(figsize=(6 * len(data_sets), 4.2))
+        columns = picture.subplots(1, len(data_sets), squeeze=False)[0]
+        for axes, name in zip(columns, data_sets, strict=True):
+            plot_curves(axes, of[name], number, TITLES[name])
+        summary = {name: summarize(of[name], number) for name in data_sets}
+        save_figure(picture, _of_figure(runs, number), summary, out / f"figure{number}.png")
+    picture = Figure(figsize=(17, 4.2 * len(data_sets)))
+    rows = picture.subplots(len(data_sets), 3, squeeze=False)
+    for row, name in zip(rows, data_sets, strict=True):
+        for axes, k in zip(row[:2], (2, 8), strict=True):
+            title = f"{TITLES[name]}: {32 // k} labels x {k} images"
+            plot_curves(axes, of[name], 3, title, images_per_label=k)
+        plot_images_per_label(row[2], of[name], TITLES[name])
+    summary = {
+        name: {str(k): summarize(of[name], 3, images_per_label=k) for k in (1, 2, 4, 8)}
+        for name in data_sets
+    }
+    save_figure(picture, _of_figure(runs, 3), summary, out / "figure3.png")
+
+
+def _of_figure(runs, number):
+    return [run for run in runs if run["name"] in FIGURES[number]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny-imagenet", type=Path, help="zip, tar or folder; none: glyphs alone")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("figures"))
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the runs")
+    parser.add_argument("--only-figures", action="store_true")
+    options = parser.parse_args()
+    loaders = {"glyphs": load_glyphs}
+    if options.tiny_imagenet is not None:
+        loaders["tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
+    plans = {name: plan(name, options.steps) for name in loaders}
+    if not options.only_figures:
+        part, parts = map(int, options.part.split("/"))
+        for name, load in loaders.items():
+            data = load()
+            for run in plans[name][part - 1 :: parts]:
+                print(name, run, flush=True)
+                train(run, data, options.results)
+    results = [finished(run, name, options.results) for name in plans for run in plans[name]]
+    draw(as_runs([result for result in results if result is not None]), options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What is computed from curves, and how it is shown."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from keras_brn.figures import plot_curves, plot_images_per_label
+from keras_brn.results import (
+    as_runs,
+    estimate,
+    load_figure,
+    recovered,
+    save_figure,
+    select,
+    summarize,
+    table,
+)
+
+
+def run(name, accuracy, seed=0, images_per_label=None, **more):
+    return {
+        **{"name": name, "data": "shades", "seed": seed, "group": 4},
+        **{"images_per_label": images_per_label, "step": [10, 20, 30]},
+        **{"accuracy": accuracy, "train_accuracy": accuracy, **more},
+        **{"config": {"steps": 30}, "provenance": {"seconds": 1.0}},
+    }
+
+
+RUNS = [
+    run("batchnorm", [0.2, 0.4, 0.6]),
+    run("batchnorm_micro4", [0.1, 0.3, 0.2]),
+    run("batch_renorm_micro4", [0.2, 0.35, 0.5]),
+    run("batchnorm", [0.4, 0.6, 0.8], 1),
+    run("batchnorm_micro4", [0.3, 0.5, 0.4], 1),
+    run("batch_renorm_micro4", [0.2, 0.45, 0.7], 1),
+    run("batchnorm_noniid", [0.1, 0.2, 0.4], 0, 2),
+    run("batchnorm_noniid", [0.1, 0.2, 0.3], 0, 8, batch_accuracy=[0.1, 0.3, 0.5]),
+    run("batch_renorm_noniid", [0.1, 0.2, 0.5], 0, 8),
+]
+
+
+def test_summary_of_figure_2():
+    summary = summarize(RUNS, 2)
+    assert summary["best"]["batchnorm_micro4"]["value"] == 0.4
+    assert summary["best"]["batchnorm_micro4"]["step"] == 20
+    assert summary["best"]["batchnorm_micro4"]["train_accuracy"] == 0.3
+    assert summary["recovered"]["batch_renorm_micro4"]["value"] == 0.6667
+    assert (summary["steps_ratio"]["value"], summary["passes_at"]) == (1.5, 20)
+
+
+def test_summary_of_figure_3_takes_the_images_per_label():
+    runs = as_runs(RUNS)
+    summary = summarize(runs, 3, images_per_label=8)
+    assert summary["best"]["batchnorm_noniid"]["value"] == 0.3
+    assert summary["best"]["batchnorm_noniid_batchstats"]["value"] == 0.5
+    assert summary["recovered"]["batch_renorm_noniid"]["value"] == 0.6667
+    assert summary["recovered"]["batchnorm_noniid_halves"] is None
+    assert summary["recovered"]["batch_renorm_noniid"]["low"] is None  # One seed.
+    assert "steps_ratio" not in summarize(runs, 3, images_per_label=2)
+
+
+def test_estimates_pair_the_seeds():
+    a = np.array([0.1, 0.5, 0.9])
+    difference = estimate(lambda x, y: x - y, a + 0.1, a)
+    assert (difference["low"], difference["value"], difference["high"]) == (0.1, 0.1, 0.1)
+    mean = estimate(lambda x: x, a)
+    assert mean["low"] < 0.3 < mean["value"] == 0.5 < 0.7 < mean["high"]
+
+
+def test_no_ratio_of_a_deficit_that_may_be_none():
+    runs = [
+        run(name, [0.0, 0.0, accuracy], seed)
+        for name, accuracies in (
+            ("batchnorm", (0.5, 0.5, 0.6)),
+            ("batchnorm_micro4", (0.4, 0.6, 0.4)),
+            ("batch_renorm_micro4", (0.5, 0.5, 0.5)),
+        )
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    assert recovered(runs, "batch_renorm_micro4", "batchnorm", "batchnorm_micro4") is None
+    assert recovered(runs[:1], "batch_renorm_micro4", "batchnorm", "batchnorm_micro4") is None
+
+
+def test_runs_are_selected_by_name_labels_and_data():
+    runs = as_runs(RUNS)
+    assert list(select(runs, "batchnorm")) == [0, 1]
+    assert select(runs, "batchnorm_noniid", 8)[0]["accuracy"][2] == 0.3
+    assert select(runs, "batchnorm_noniid", 8, "others") == {}
+
+
+def test_table_has_the_numbers_of_the_paper_and_ours():
+    lines = table(2, {"ours": summarize(RUNS, 2)}).splitlines()
+    assert lines[3] == "| batchnorm, groups of 4 | 74.2 % at 210,000 | 40.0 % [30.0, 50.0] at 20 |"
+    assert lines[5].startswith("| deficit recovered, Batch Renorm | .56 | 0.67 [")
+    assert lines[6].startswith("| steps to Batch Renorm's best, by batchnorm's | .62 | 1.50 [")
+    lines = table(3, {"ours": summarize(as_runs(RUNS), 3, 8)}).splitlines()
+    assert "| deficit recovered, evaluated by minibatch | .84 | 0.67 |" in lines
+
+
+@pytest.mark.parametrize("figure", [1, 2, 3])
+def test_a_figure_travels_with_its_data(tmp_path, figure):
+    runs, picture = as_runs(RUNS), Figure()
+    axes = picture.subplots(1, 2)
+    plot_curves(axes[0], runs, figure, "title", images_per_label=8)
+    plot_images_per_label(axes[1], runs, "title")
+    save_figure(picture, runs, {"shades": summarize(runs, figure)}, tmp_path / "figure.png")
+    stored = load_figure(tmp_path / "figure.png")
+    assert stored["summary"]["shades"] == summarize(stored["runs"], figure)
+    assert stored["provenance"]["runs"][0] == {
+        **{"name": "batchnorm", "seed": 0, "config": {"steps": 30}, "seconds": 1.0}
+    }
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
