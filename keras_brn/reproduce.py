@@ -22,27 +22,32 @@ STEPS = 4_000
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
-def plan(data, steps=STEPS):
-    """The runs of Figures 1 to 3, the first seeds first: `Experiment`s.
+def plan(data_sets, steps=STEPS):
+    """The runs of Figures 1 to 3 as pairs of a data set and an `Experiment`, first seeds first.
 
     Args:
-        data: "glyphs" or "tiny_imagenet".
+        data_sets: Names, of "glyphs" and "tiny_imagenet".
         steps: Number of training steps.
     """
-    seeds, few, many = (5, 5, 1) if data == "glyphs" else (3, 1, 1)
-    runs = []
-    for seed in range(seeds):
-        wanted = [*figure_2(), *figure_3(8)]
-        if seed < few:
-            wanted += [*figure_1(), *figure_3(2)]
-        elif data != "glyphs":  # Without the half split.
-            wanted = [run for run in wanted if run.group != 16]
-        if seed < many:
-            wanted += [
-                run for k in (1, 4) for run in figure_3(k) if not (k == 1 and run.group == 16)
-            ]
-        runs += [scaled(run, steps, seed=seed) for run in wanted]
-    return list(dict.fromkeys(runs))
+    # Each comparison with its number of seeds, on glyphs and on Tiny ImageNet.
+    comparisons = (
+        (figure_2(), 5, 3),
+        (figure_3(8)[1::2], 5, 3),
+        (figure_3(8)[2:3], 5, 1),
+        (figure_1(), 5, 1),
+        (figure_3(2), 5, 1),
+        (figure_3(4), 1, 1),
+        (figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
+    )
+    pairs = [
+        (name, scaled(run, steps, seed=seed))
+        for seed in range(5)
+        for runs, of_glyphs, of_tiny_imagenet in comparisons
+        for name in data_sets
+        for run in runs
+        if seed < (of_glyphs if name == "glyphs" else of_tiny_imagenet)
+    ]
+    return list(dict.fromkeys(pairs))
 
 
 def draw(runs, out):
@@ -86,15 +91,14 @@ def main():
     loaders = {"glyphs": load_glyphs}
     if options.tiny_imagenet is not None:
         loaders["tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
-    plans = {name: plan(name, options.steps) for name in loaders}
+    pairs = plan(loaders, options.steps)
     if not options.only_figures:
         part, parts = map(int, options.part.split("/"))
-        for name, load in loaders.items():
-            data = load()
-            for run in plans[name][part - 1 :: parts]:
-                print(name, run, flush=True)
-                train(run, data, options.results)
-    results = [finished(run, name, options.results) for name in plans for run in plans[name]]
+        data_sets = {name: load() for name, load in loaders.items()}
+        for name, run in pairs[part - 1 :: parts]:
+            print(name, run, flush=True)
+            train(run, data_sets[name], options.results)
+    results = [finished(run, name, options.results) for name, run in pairs]
     draw(as_runs([result for result in results if result is not None]), options.out)
 
 
