@@ -99,9 +99,9 @@ def scaled(experiment, steps, **changes):
       further in each, and mu and sigma must not lag behind it.
     - The averages of the parameters need no change, since their decay is ramped.
     - The learning rate falls to .05 of its start, in 48 steps of .94: where the paper's 81 take it,
-      to .007, a short run has learned too little. The epsilon of RMSProp is .003, since the gradients
-      of this network are small. Both were chosen by the accuracy of batchnorm in groups of 32
-      alone, on glyphs, after 800 steps.
+      to .007, a short run has learned too little. The epsilon of RMSProp is .003, since the
+      gradients of this network are small. Both were chosen by the accuracy of batchnorm in groups
+      of 32 alone, on glyphs, after 800 steps.
     - No auxiliary head and no dropout, in a network of 200 thousand parameters.
 
     Args:
@@ -150,6 +150,44 @@ def figure_3(images_per_label=2):
         Experiment("batchnorm_noniid_halves", "batchnorm", group=16, **same),
         Experiment("batch_renorm_noniid", **same),
     ]
+
+
+def figure_4():
+    """Batch Renorm of Figure 2, with alpha and the length of the ramp each by 1/4, 1 and 4, by 1/2,
+    1 and 2: the effect of both, which the paper leaves open (section 5)."""
+    base = figure_2()[2]
+    return [
+        dataclasses.replace(
+            base,
+            name=figure_4_name(alpha, ramp),
+            alpha=base.alpha * alpha,
+            r_max_steps=round(base.r_max_steps * ramp),
+            d_max_steps=round(base.d_max_steps * ramp),
+        )
+        for alpha in (0.25, 1, 4)
+        for ramp in (0.5, 1, 2)
+    ]
+
+
+def figure_4_name(alpha, ramp):
+    """The name of a run of Figure 4, from the two factors."""
+    name = "batch_renorm_micro4"
+    return name if alpha == ramp == 1 else f"{name}_alpha{alpha:g}_ramp{ramp:g}"
+
+
+def figure_5():
+    """What to choose for a number of examples per group: batchnorm, Batch Renorm, Batch Renorm with
+    its final bounds from the first step, and normalizations of single examples."""
+    at_once = {"warmup_steps": 0, "r_max_steps": 0, "d_max_steps": 0}
+    runs = [Experiment("group_norm", "group_norm"), Experiment("layer_norm", "layer_norm")]
+    for group in (1, 2, 4, 32):
+        suffix = "" if group == 32 else f"_micro{group}"
+        runs += [
+            Experiment(f"batchnorm{suffix}", "batchnorm", group),
+            Experiment(f"batch_renorm{suffix}", group=group),
+            Experiment(f"fixed_bounds{suffix}", group=group, **at_once),
+        ]
+    return runs
 
 
 def train(experiment, data, folder, verbose=2):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_brn.results import FIGURES, LABELS, PAPER, best, estimate, select
+from keras_brn.experiment import figure_4_name
+from keras_brn.results import FIGURES, LABELS, PAPER, best, estimate_of_best, select
 
 _COLORS = {
     "batchnorm": "0.35",
@@ -57,11 +58,11 @@ def plot_images_per_label(axes, runs, title):
     """
     present = sorted({run["images_per_label"] for run in runs} - {None})
     for name in FIGURES[3]:
-        of = {k: [best(run)[0] for run in select(runs, name, k).values()] for k in present}
-        numbers = [k for k in present if of[k]]
+        of = {k: estimate_of_best(runs, name, k) for k in present}
+        numbers = [k for k in present if of[k] is not None]
         if not numbers:
             continue
-        values = [estimate(lambda a: a, of[k]) for k in numbers]
+        values = [of[k] for k in numbers]
         middle = np.array([value["value"] for value in values])
         low, high = (
             [v["value"] if v[side] is None else v[side] for v in values] for side in ("low", "high")
@@ -81,5 +82,63 @@ def plot_images_per_label(axes, runs, title):
     axes.set(
         title=title, xlabel="images per label in groups of 32", ylabel="best validation accuracy, %"
     )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def plot_alpha_and_ramp(axes, runs, title):
+    """Draws the best accuracy of Batch Renorm over alpha and the length of the ramp: a heat map.
+
+    Args:
+        axes: `matplotlib.axes.Axes`.
+        runs: Those of `keras_brn.experiment.figure_4`, of one data set.
+        title: String.
+    """
+    alphas, ramps = (0.25, 1, 4), (0.5, 1, 2)
+    accuracy = np.full((len(alphas), len(ramps)), np.nan)
+    for row, alpha in enumerate(alphas):
+        for column, ramp in enumerate(ramps):
+            found = select(runs, figure_4_name(alpha, ramp)).values()
+            if found:
+                accuracy[row, column] = 100 * np.mean([best(run)[0] for run in found])
+                axes.text(column, row, f"{accuracy[row, column]:.1f}", ha="center", va="center")
+    image = axes.imshow(accuracy, cmap="cividis", alpha=0.7)
+    axes.figure.colorbar(image, label="best validation accuracy, %")
+    axes.set_xticks(range(len(ramps)), [f"x{ramp:g}" for ramp in ramps])
+    axes.set_yticks(range(len(alphas)), [f"x{alpha:g}" for alpha in alphas])
+    axes.set(title=title, xlabel="length of the ramp, by the rule's", ylabel="alpha, by the rule's")
+
+
+def plot_group_sizes(axes, runs, title):
+    """Draws the best accuracy against the number of examples that are normalized together.
+
+    Args:
+        axes: `matplotlib.axes.Axes`.
+        runs: Those of `keras_brn.experiment.figure_5`, of one data set.
+        title: String.
+    """
+    sizes = (1, 2, 4, 32)
+    for name, label, color in (
+        ("batchnorm", "batchnorm", "C1"),
+        ("batch_renorm", "Batch Renorm", "C0"),
+        ("fixed_bounds", "the same, final bounds from the first step", "C2"),
+    ):
+        of = {n: select(runs, name if n == 32 else f"{name}_micro{n}").values() for n in sizes}
+        numbers = [n for n in sizes if of[n]]
+        curves = [[100 * best(run)[0] for run in of[n]] for n in numbers]
+        axes.plot(numbers, [np.mean(c) for c in curves], "o-", color=color, label=label)
+        ends = [[min(c) for c in curves], [max(c) for c in curves]]
+        axes.fill_between(numbers, *ends, color=color, alpha=0.2, lw=0)
+    for name, label, color in (
+        ("group_norm", "group normalization", "C4"),
+        ("layer_norm", "layer normalization", "C5"),
+    ):
+        found = select(runs, name).values()
+        if found:
+            mean = 100 * np.mean([best(run)[0] for run in found])
+            axes.axhline(mean, color=color, linestyle="--", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, sizes)
+    axes.set(title=title, xlabel="images per group", ylabel="best validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

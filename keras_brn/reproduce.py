@@ -13,17 +13,31 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from keras_brn.data import load_tiny_imagenet
-from keras_brn.experiment import figure_1, figure_2, figure_3, finished, scaled, train
-from keras_brn.figures import plot_curves, plot_images_per_label
+from keras_brn.experiment import (
+    figure_1,
+    figure_2,
+    figure_3,
+    figure_4,
+    figure_5,
+    finished,
+    scaled,
+    train,
+)
+from keras_brn.figures import (
+    plot_alpha_and_ramp,
+    plot_curves,
+    plot_group_sizes,
+    plot_images_per_label,
+)
 from keras_brn.glyphs import load_glyphs
-from keras_brn.results import FIGURES, as_runs, save_figure, summarize
+from keras_brn.results import FIGURES, as_runs, estimate_of_best, save_figure, summarize
 
 STEPS = 4_000
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
 def plan(data_sets, steps=STEPS):
-    """The runs of Figures 1 to 3 as pairs of a data set and an `Experiment`, first seeds first.
+    """The runs of all figures as pairs of a data set and an `Experiment`, first seeds first.
 
     Args:
         data_sets: Names, of "glyphs" and "tiny_imagenet".
@@ -38,6 +52,8 @@ def plan(data_sets, steps=STEPS):
         (figure_3(2), 5, 1),
         (figure_3(4), 1, 1),
         (figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
+        (figure_5(), 2, 0),
+        (figure_4(), 1, 0),
     )
     pairs = [
         (name, scaled(run, steps, seed=seed))
@@ -51,7 +67,7 @@ def plan(data_sets, steps=STEPS):
 
 
 def draw(runs, out):
-    """Writes the figures of Figures 1 to 3, from runs as `as_runs` returns them."""
+    """Writes the figures, from runs as `as_runs` returns them."""
     data_sets = [name for name in TITLES if any(run["data"] == name for run in runs)]
     of = {name: [run for run in runs if run["data"] == name] for name in data_sets}
     for number in (1, 2):
@@ -73,6 +89,14 @@ def draw(runs, out):
         for name in data_sets
     }
     save_figure(picture, _of_figure(runs, 3), summary, out / "figure3.png")
+    for number, plot in ((4, plot_alpha_and_ramp), (5, plot_group_sizes)):
+        names = {run.name for run in {4: figure_4, 5: figure_5}[number]()}
+        found = [run for run in runs if run["name"] in names and run["data"] == "glyphs"]
+        if {run["name"] for run in found} == names:
+            picture = Figure(figsize=(6, 4.2))
+            plot(picture.subplots(), found, TITLES["glyphs"])
+            summary = {name: estimate_of_best(found, name) for name in sorted(names)}
+            save_figure(picture, found, {"glyphs": summary}, out / f"figure{number}.png")
 
 
 def _of_figure(runs, number):

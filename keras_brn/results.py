@@ -87,6 +87,12 @@ def estimate(statistic, *columns, repeats=10_000):
     return {key: round(v, 4) if isinstance(v, float) else v for key, v in result.items()}
 
 
+def estimate_of_best(runs, name, images_per_label=None):
+    """The `estimate` of the best accuracy of the runs of a name; `None` if there are none."""
+    found = select(runs, name, images_per_label).values()
+    return estimate(lambda a: a, [best(run)[0] for run in found]) if found else None
+
+
 def recovered(runs, name, top, bottom, images_per_label=None):
     """The part of what `bottom` falls short of `top` that `name` wins back, as `estimate`.
 
@@ -124,7 +130,7 @@ def summarize(runs, figure, images_per_label=2):
     for name, found in curves.items():
         mean = np.mean([run["accuracy"] for run in found], axis=0)
         summary["best"][name] = {
-            **estimate(lambda a: a, [best(run)[0] for run in found]),
+            **estimate_of_best(runs, name, images_per_label),
             "step": found[0]["step"][int(mean.argmax())],
             "train_accuracy": round(float(np.mean([r["train_accuracy"][-1] for r in found])), 4),
         }

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from keras_brn.figures import plot_curves, plot_images_per_label
+from keras_brn.experiment import figure_4, figure_5
+from keras_brn.figures import (
+    plot_alpha_and_ramp,
+    plot_curves,
+    plot_group_sizes,
+    plot_images_per_label,
+)
 from keras_brn.results import (
     as_runs,
     estimate,
@@ -110,3 +116,18 @@ def test_a_figure_travels_with_its_data(tmp_path, figure):
         **{"name": "batchnorm", "seed": 0, "config": {"steps": 30}, "seconds": 1.0}
     }
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_plots_of_the_grid_and_of_the_group_sizes():
+    for experiments, plot in ((figure_4(), plot_alpha_and_ramp), (figure_5(), plot_group_sizes)):
+        runs = [run(each.name, [0.1, k / 20]) for k, each in enumerate(experiments)]
+        axes = Figure().subplots()
+        plot(axes, runs, "title")
+        if plot is plot_alpha_and_ramp:
+            assert [text.get_text() for text in axes.texts] == [
+                *("10.0", "10.0", "10.0", "15.0", "20.0", "25.0", "30.0", "35.0", "40.0")
+            ]
+        else:
+            batchnorm = axes.lines[0].get_xydata().round(6).tolist()
+            assert batchnorm == [[1, 10.0], [2, 25.0], [4, 40.0], [32, 55.0]]
+            assert axes.lines[3].get_ydata()[0] == 10.0
