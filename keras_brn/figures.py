@@ -43,6 +43,10 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
         if scale is not None and name != "batchnorm":
             paper = 100 * scale * PAPER[name][0] / PAPER["batchnorm"][0]
             axes.axhline(paper, color=color, linestyle="--", linewidth=0.8)
+    if scale is not None:
+        axes.plot(
+            [], [], color="0.5", linestyle="--", linewidth=0.8, label="the paper's, in proportion"
+        )
     axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")

@@ -67,40 +67,46 @@ def plan(data_sets, steps=STEPS):
 
 
 def draw(runs, out):
-    """Writes the figures, from runs as `as_runs` returns them."""
+    """Writes the figures for which there are runs, these as `as_runs` returns them."""
+    names = {run["name"] for run in runs}
     data_sets = [name for name in TITLES if any(run["data"] == name for run in runs)]
     of = {name: [run for run in runs if run["data"] == name] for name in data_sets}
     for number in (1, 2):
-        picture = Figure(figsize=(6 * len(data_sets), 4.2))
-        columns = picture.subplots(1, len(data_sets), squeeze=False)[0]
-        for axes, name in zip(columns, data_sets, strict=True):
-            plot_curves(axes, of[name], number, TITLES[name])
-        summary = {name: summarize(of[name], number) for name in data_sets}
-        save_figure(picture, _of_figure(runs, number), summary, out / f"figure{number}.png")
-    picture = Figure(figsize=(17, 4.2 * len(data_sets)))
-    rows = picture.subplots(len(data_sets), 3, squeeze=False)
-    for row, name in zip(rows, data_sets, strict=True):
-        for axes, k in zip(row[:2], (2, 8), strict=True):
-            title = f"{TITLES[name]}: {32 // k} labels x {k} images"
-            plot_curves(axes, of[name], 3, title, images_per_label=k)
-        plot_images_per_label(row[2], of[name], TITLES[name])
-    summary = {
-        name: {str(k): summarize(of[name], 3, images_per_label=k) for k in (1, 2, 4, 8)}
-        for name in data_sets
-    }
-    save_figure(picture, _of_figure(runs, 3), summary, out / "figure3.png")
-    for number, plot in ((4, plot_alpha_and_ramp), (5, plot_group_sizes)):
-        names = {run.name for run in {4: figure_4, 5: figure_5}[number]()}
-        found = [run for run in runs if run["name"] in names and run["data"] == "glyphs"]
-        if {run["name"] for run in found} == names:
+        if names.issuperset(FIGURES[number]):
+            picture = Figure(figsize=(6 * len(data_sets), 4.2))
+            columns = picture.subplots(1, len(data_sets), squeeze=False)[0]
+            for axes, name in zip(columns, data_sets, strict=True):
+                plot_curves(axes, of[name], number, TITLES[name])
+            summary = {name: summarize(of[name], number) for name in data_sets}
+            _save(picture, number, runs, FIGURES[number], summary, out)
+    if names.issuperset(FIGURES[3]):
+        picture = Figure(figsize=(17, 4.2 * len(data_sets)))
+        rows = picture.subplots(len(data_sets), 3, squeeze=False)
+        for row, name in zip(rows, data_sets, strict=True):
+            for axes, k in zip(row[:2], (2, 8), strict=True):
+                title = f"{TITLES[name]}: {32 // k} labels x {k} images"
+                plot_curves(axes, of[name], 3, title, images_per_label=k)
+            plot_images_per_label(row[2], of[name], TITLES[name])
+        summary = {
+            name: {str(k): summarize(of[name], 3, images_per_label=k) for k in (1, 2, 4, 8)}
+            for name in data_sets
+        }
+        _save(picture, 3, runs, FIGURES[3], summary, out)
+    for number, plot, experiments in (
+        (4, plot_alpha_and_ramp, figure_4()),
+        (5, plot_group_sizes, figure_5()),
+    ):
+        wanted = sorted(experiment.name for experiment in experiments)
+        if names.issuperset(wanted):
             picture = Figure(figsize=(6, 4.2))
-            plot(picture.subplots(), found, TITLES["glyphs"])
-            summary = {name: estimate_of_best(found, name) for name in sorted(names)}
-            save_figure(picture, found, {"glyphs": summary}, out / f"figure{number}.png")
+            plot(picture.subplots(), of["glyphs"], TITLES["glyphs"])
+            summary = {"glyphs": {name: estimate_of_best(of["glyphs"], name) for name in wanted}}
+            _save(picture, number, of["glyphs"], wanted, summary, out)
 
 
-def _of_figure(runs, number):
-    return [run for run in runs if run["name"] in FIGURES[number]]
+def _save(picture, number, runs, names, summary, out):
+    runs = [run for run in runs if run["name"] in names]
+    save_figure(picture, runs, summary, out / f"figure{number}.png")
 
 
 def main():

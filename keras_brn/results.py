@@ -222,8 +222,11 @@ def _percent(estimate):
 def _ratio(estimate):
     if estimate is None:
         return "–"
-    value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+    value, low, high = (
+        None if number is None else f"{number:.2f}".replace("0.", ".", 1)
+        for number in (estimate["value"], estimate["low"], estimate["high"])
+    )
+    return value if low is None else f"{value} [{low}, {high}]"
 
 
 def save_figure(figure, runs, summary, path):

@@ -11,7 +11,6 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 EXPECTED = {  # The number of runs, and a row of the table.
     "figure1": (2, "Batch Renorm, groups of 32"),
     "figure2": (3, "deficit recovered, Batch Renorm"),
-    "figure3": (4, "deficit recovered, in halves"),
 }
 
 

@@ -97,10 +97,10 @@ def test_runs_are_selected_by_name_labels_and_data():
 def test_table_has_the_numbers_of_the_paper_and_ours():
     lines = table(2, {"ours": summarize(RUNS, 2)}).splitlines()
     assert lines[3] == "| batchnorm, groups of 4 | 74.2 % at 210,000 | 40.0 % [30.0, 50.0] at 20 |"
-    assert lines[5].startswith("| deficit recovered, Batch Renorm | .56 | 0.67 [")
+    assert lines[5].startswith("| deficit recovered, Batch Renorm | .56 | .67 [")
     assert lines[6].startswith("| steps to Batch Renorm's best, by batchnorm's | .62 | 1.50 [")
     lines = table(3, {"ours": summarize(as_runs(RUNS), 3, 8)}).splitlines()
-    assert "| deficit recovered, evaluated by minibatch | .84 | 0.67 |" in lines
+    assert "| deficit recovered, evaluated by minibatch | .84 | .67 |" in lines
 
 
 @pytest.mark.parametrize("figure", [1, 2, 3])
