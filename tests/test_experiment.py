@@ -65,12 +65,9 @@ def test_scaling_keeps_the_places_in_the_run():
     assert scaled(Experiment(), 1_300, alpha=0.5).alpha == 0.5
 
 
+@once
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "run",
-    [figure_2()[2], pytest.param(figure_3()[2], marks=once)],
-    ids=lambda run: run.name,
-)
+@pytest.mark.parametrize("run", [figure_2()[2], figure_3()[2]], ids=lambda run: run.name)
 def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
     run = small(run, steps=150, width=8)
     result = train(run, images, tmp_path, verbose=0)

@@ -17,7 +17,7 @@ EXPECTED = {  # The number of runs, and a row of the table.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
 def test_notebook_runs(tmp_path, name):
-    if keras.backend.backend() != "tensorflow" and name != "figure2":
+    if keras.backend.backend() != "tensorflow":
         pytest.skip("The same code on every backend, most of it compilation.")
     parameters = {
         "STEPS": 8,
