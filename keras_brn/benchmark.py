@@ -208,17 +208,18 @@ def _kilobytes(field):
 
 
 def measure_backend(path, seconds):
-    """Measures what is missing in the file, for the backend of this process."""
-    here = provenance()
-    result = json.loads(path.read_text()) if path.exists() else None
-    if result is None or result["provenance"] != here:
-        result = {"provenance": here, "time": {}, "memory": {}}
+    """Measures what is missing in the file of all backends, for that of this process."""
+    here, backend = provenance(), keras.backend.backend()
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results.get(backend, {}).get("provenance") != here:
+        results[backend] = {"provenance": here, "time": {}, "memory": {}}
+    result = results[backend]
     for case in CASES:
         if case not in result["time"]:
             longer = 5 if case in NETWORKS else 1
             result["time"][case] = measure_time(case, longer * seconds)
             _report(case, {k: v["ratio"] for k, v in result["time"][case].items()}, "x batchnorm")
-            write_json(path, result)
+            write_json(path, results)
             gc.collect()
     for case in MEMORY_CASES if sys.platform == "linux" else ():
         if case not in result["memory"]:
@@ -226,7 +227,7 @@ def measure_backend(path, seconds):
                 contender: float(_output("--peak", case, contender)) for contender in CONTENDERS
             }
             _report(case, result["memory"][case], "MB")
-            write_json(path, result)
+            write_json(path, results)
 
 
 def _report(case, values, unit):
@@ -296,16 +297,15 @@ def main():
     if options.one:
         return measure_backend(options.one, options.seconds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    results = {}
+    path = options.out.with_suffix(".json")
     for backend in options.backends:
-        path = options.out.with_name(f"{options.out.name}_{backend}.json")
         command = [sys.executable, "-m", "keras_brn.benchmark", "--one", str(path)]
         subprocess.run(
             [*command, "--seconds", str(options.seconds)],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
             check=True,
         )
-        results[backend] = json.loads(path.read_text())
+    results = json.loads(path.read_text())
     plot(results, options.out.with_suffix(".png"))
     print(table(results))
 
