@@ -1,8 +1,9 @@
-"""Pictures of training curves, after the paper's Figures 1 to 3."""
+"""Pictures of training curves, and of what Batch Renorm corrects."""
 
 import numpy as np
 
 from keras_brn.experiment import figure_4_name
+from keras_brn.monitor import QUANTITIES
 from keras_brn.results import FIGURES, LABELS, PAPER, best, estimate_of_best, select
 
 _COLORS = {
@@ -49,7 +50,7 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
         )
     axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="best", fontsize="small")
 
 
 def plot_images_per_label(axes, runs, title):
@@ -146,3 +147,25 @@ def plot_group_sizes(axes, runs, title):
     axes.set(title=title, xlabel="images per group", ylabel="best validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def plot_correction(figure, steps, history):
+    """Draws what a `keras_brn.RenormMonitor` has seen: a map of layers and steps per quantity.
+
+    Args:
+        figure: An empty `matplotlib.figure.Figure`.
+        steps: List of training steps, such as `monitor.steps`.
+        history: Dict from the name of a quantity to a list over the steps of lists over the layers,
+            such as `monitor.history`.
+    """
+    panels = figure.subplots(2, 3, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (name, title) in zip(panels, QUANTITIES.items(), strict=True):
+        values = np.array(history[name], "float64").T
+        edges = [0, *steps], np.arange(len(values) + 1) + 0.5
+        mesh = axes.pcolormesh(*edges, values, cmap="viridis", vmin=0, vmax=np.nanmax(values) or 1)
+        figure.colorbar(mesh, ax=axes)
+        axes.set_title(title, fontsize="medium")
+    for axes in figure.axes[:6]:
+        axes.label_outer()
+    figure.supxlabel("training steps")
+    figure.supylabel("layer, from the image to the logits")

@@ -5,6 +5,7 @@ DejaVu fonts, under a random affine map, contrast, shading and noise.
 """
 
 import functools
+import math
 import os
 from pathlib import Path
 
@@ -23,7 +24,7 @@ _TEMPLATE, _BOX = 48, 40  # Pixels of a template, and of the longer side of the 
 CHARACTERS = (Path(__file__).parent / "glyphs.txt").read_text(encoding="utf-8").replace("\n", "")
 
 
-def load_glyphs(train_per_label=100, validation_per_label=8, difficulty=1.0, seed=0):
+def load_glyphs(train_per_label=100, validation_per_label=8, difficulty=1.0, seed=0, labels=1000):
     """Renders the glyphs, or reads them from the user's cache directory.
 
     Args:
@@ -33,19 +34,22 @@ def load_glyphs(train_per_label=100, validation_per_label=8, difficulty=1.0, see
         difficulty: Float >= 0, the size of all distortions; 0 gives the upright character in
             a random face. At 1, batchnorm comes to about 88 % in 3,000 steps of `Experiment`.
         seed: Integer; the images depend on the arguments alone.
+        labels: Number of characters, from 1 to 1000, evenly spaced among them.
 
     Returns:
-        `Images` with uint8 images (images, 32, 32, 1). Image `i` shows label `i % 1000`.
+        `Images` with uint8 images (images, 32, 32, 1). Image `i` shows label `i % labels`.
 
     Raises:
-        ValueError: If a number of images is below 1, or `difficulty` is negative.
+        ValueError: If a number of images or labels is out of its range, or `difficulty` negative.
     """
-    for name, count in (
-        ("train_per_label", train_per_label),
-        ("validation_per_label", validation_per_label),
+    for name, count, most in (
+        ("train_per_label", train_per_label, math.inf),
+        ("validation_per_label", validation_per_label, math.inf),
+        ("labels", labels, len(CHARACTERS)),
     ):
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={count}")
+        if not 1 <= count <= most:
+            limits = "at least 1" if most == math.inf else f"from 1 to {most}"
+            raise ValueError(f"`{name}` must be {limits}. Received: {name}={count}")
     if not difficulty >= 0:
         raise ValueError(f"`difficulty` must be at least 0. Received: difficulty={difficulty}")
 
@@ -54,18 +58,19 @@ def load_glyphs(train_per_label=100, validation_per_label=8, difficulty=1.0, see
         for split, (part, per_label) in enumerate(
             (("train", train_per_label), ("validation", validation_per_label))
         ):
-            arrays[f"{part}_images"] = render(per_label, difficulty, (seed, split))
-            arrays[f"{part}_labels"] = np.tile(np.arange(len(CHARACTERS)), per_label)
+            arrays[f"{part}_images"] = render(per_label, difficulty, (seed, split), labels)
+            arrays[f"{part}_labels"] = np.tile(np.arange(labels), per_label)
         return arrays
 
-    name = f"glyphs-{train_per_label}-{validation_per_label}-{difficulty}-{seed}"
-    return Images("glyphs", len(CHARACTERS), flip=False, **cached(name, make))
+    name = f"glyphs-{train_per_label}-{validation_per_label}-{difficulty}-{seed}-{labels}"
+    return Images("glyphs", labels, flip=False, **cached(name, make))
 
 
-def render(per_label, difficulty=1.0, seed=0):
+def render(per_label, difficulty=1.0, seed=0, labels=1000):
     """Renders `per_label` images of each character: uint8 (images, 32, 32, 1), a round of labels
     after the other. `seed` is an integer or a sequence of them."""
-    templates = _templates()
+    chosen = np.arange(labels) * len(CHARACTERS) // labels
+    templates = _templates()[:, chosen]
     progress = keras.utils.Progbar(per_label, unit_name="image per label", interval=1)
     rounds = []
     for index in range(per_label):

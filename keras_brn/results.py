@@ -34,11 +34,18 @@ FIGURES = {
 def as_runs(results):
     """What `keras_brn.experiment.train` returned, as the runs of a figure.
 
-    The evaluation with the statistics of test minibatches becomes a run of its own.
+    The evaluation with the statistics of test minibatches becomes a run of its own, and of the
+    correction the means over the layers remain.
     """
     runs = []
     for result in results:
         run = {key: value for key, value in result.items() if key != "batch_accuracy"}
+        if "correction" in result:
+            run["correction"] = {
+                name: [round(float(np.mean(of_layers)), 4) for of_layers in values]
+                for name, values in result["correction"].items()
+                if name != "layers"
+            }
         runs.append(run)
         if "batch_accuracy" in result:
             name = f"{result['name']}_batchstats"

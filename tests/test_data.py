@@ -61,6 +61,11 @@ def test_glyphs_have_the_labels_of_imagenet_in_number():
     assert (images.train_images[:1000] != images.validation_images).mean() > 0.5
 
 
+def test_fewer_labels_are_some_of_them():
+    images = glyphs.load_glyphs(train_per_label=2, validation_per_label=1, labels=200)
+    assert images.classes == 200 and (np.bincount(images.train_labels) == 2).all()
+
+
 def test_images_of_a_label_resemble_each_other_more_than_others():
     images = glyphs.render(2, difficulty=0.1).reshape(2, 1000, -1) / 255.0
     images = np.abs(images - np.median(images, axis=-1, keepdims=True))  # Ink, of either color.
@@ -93,6 +98,7 @@ def test_difficulty_distorts():
     [
         ({"train_per_label": 0}, "train_per_label=0"),
         ({"validation_per_label": 0}, "validation_per_label=0"),
+        ({"labels": 1001}, "from 1 to 1000. Received: labels=1001"),
         ({"difficulty": -1}, "difficulty=-1"),
         ({"difficulty": float("nan")}, "difficulty=nan"),
     ],
