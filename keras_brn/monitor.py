@@ -61,7 +61,7 @@ class RenormMonitor(keras.callbacks.Callback):
     learning rate.
 
     Args:
-        inputs: Some training minibatches (examples, ...), as for `measure_correction`, such as four.
+        inputs: Some training minibatches (examples, ...), such as four of them.
         batch_size: Number of examples per training step on a device.
         interval: Number of training steps from one measurement to the next, >= 1.
         path: Where a CSV file with a line per measurement and layer shall be written, or `None`.
