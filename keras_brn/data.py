@@ -4,7 +4,7 @@ import hashlib
 import os
 import tarfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -32,6 +32,24 @@ class Images:
     validation_images: np.ndarray
     validation_labels: np.ndarray
     flip: bool
+
+    def of_labels(self, labels, train_per_label=None):
+        """The images of some labels, which become 0, 1, 2, ...
+
+        Args:
+            labels: Sequence of different integers.
+            train_per_label: Number of training images of each, the first; `None`: all.
+        """
+        labels = np.asarray(labels)
+        arrays = {}
+        for part, most in (("train", train_per_label), ("validation", None)):
+            of_part = getattr(self, f"{part}_labels")
+            chosen = [np.flatnonzero(of_part == label)[:most] for label in labels]
+            index = np.sort(np.concatenate(chosen))
+            new = {label: k for k, label in enumerate(labels.tolist())}
+            arrays[f"{part}_images"] = getattr(self, f"{part}_images")[index]
+            arrays[f"{part}_labels"] = np.array([new[label] for label in of_part[index].tolist()])
+        return replace(self, classes=len(labels), **arrays)
 
 
 def cached(name, make):

@@ -43,6 +43,17 @@ def test_cache_ignores_a_write_that_was_cut_off(cache, monkeypatch):
     assert data.cached("numbers", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
 
 
+def test_images_of_some_labels():
+    labels = np.array([2, 0, 1, 2, 0, 1])
+    pixels = np.arange(6, dtype="uint8").reshape(6, 1, 1, 1)
+    images = data.Images("six", 3, pixels, labels, pixels[:3], labels[:3], flip=True)
+    few = images.of_labels([2, 0], train_per_label=1)
+    assert few.classes == 2 and few.flip
+    assert few.train_images.ravel().tolist() == [0, 1] == few.validation_images.ravel().tolist()
+    assert few.train_labels.tolist() == [0, 1] == few.validation_labels.tolist()
+    assert images.of_labels([1, 2]).train_labels.tolist() == [1, 0, 1, 0]
+
+
 # Glyphs.
 
 

@@ -1,0 +1,146 @@
+"""Fine-tuning a network that was trained with batchnorm, at a few images per step."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+
+from keras_brn.convert import renormalize
+from keras_brn.models import small_inception
+from keras_brn.records import provenance, write_json
+from keras_brn.sampling import batches
+
+NORMALIZATIONS = {
+    "batchnorm": "batchnorm",
+    "frozen_batchnorm": "batchnorm, frozen",
+    "batch_renorm": "Batch Renorm, after `renormalize`",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """One run of `fine_tune`.
+
+    Attributes:
+        normalization: "batchnorm", by the minibatch; "frozen_batchnorm", not trainable, which in
+            Keras is inference with the statistics, gamma and beta of the pretrained network; or
+            "batch_renorm", by the minibatch and corrected, with the final bounds from the start.
+        batch_size: Number of images per step.
+        epochs: Number of times that each image is seen.
+        learning_rate: Of Adam at the start; it falls to 0 along a cosine.
+        momentum: Of the moving averages of batchnorm and Batch Renorm.
+        seed: Integer that fixes the new head and the order of the images.
+    """
+
+    normalization: str = "batch_renorm"
+    batch_size: int = 4
+    epochs: int = 5
+    learning_rate: float = 1e-3
+    momentum: float = 0.99
+    seed: int = 0
+
+
+def pretrained(images, steps, path, width=8):
+    """A `small_inception` with `keras.layers.BatchNormalization`, trained on 128 images a step, or
+    read from `path` where it was trained before.
+
+    Args:
+        images: `Images`.
+        steps: Number of training steps.
+        path: Path of a `.keras` file.
+        width: As for `small_inception`.
+    """
+    path = Path(path)
+    if not path.exists():
+        keras.utils.set_random_seed(0)
+        model = small_inception(
+            keras.layers.BatchNormalization, images.train_images.shape[1:], images.classes, width
+        )
+        _compile(model, 3e-3, steps)
+        model.fit(
+            batches(images, 128, steps, seed=0), verbose=2, validation_data=_validation(images)
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+    return keras.saving.load_model(path)
+
+
+def fine_tune(run, base, images, folder, verbose=0):
+    """Trains a copy of `base` with a new head, or reads the result where it was run before.
+
+    Args:
+        run: `FineTuning`.
+        base: As `pretrained` returns it.
+        images: `Images`, of other labels.
+        folder: Where the result is kept.
+        verbose: As in `keras.Model.fit`.
+
+    Returns:
+        Dict with the configuration of the run, `accuracy` (on the validation images, after each
+        epoch) and `provenance`.
+
+    Raises:
+        ValueError: If `normalization` is none of the three, or the stored result is of another
+            configuration.
+    """
+    config = dataclasses.asdict(run)
+    name = f"{run.normalization}-batch{run.batch_size}-seed{run.seed}"
+    path = Path(folder) / f"fine_tuning-{name}.json"
+    if path.exists():
+        result = json.loads(path.read_text())
+        if {key: result[key] for key in config} != config:
+            raise ValueError(
+                f"The result in `{path}` is of another configuration: remove it, or choose another "
+                f"folder. Received: {config}"
+            )
+        return result
+    keras.utils.set_random_seed(run.seed)
+    model = adapted(base, images.classes, run)
+    steps = len(images.train_labels) // run.batch_size
+    _compile(model, run.learning_rate, run.epochs * steps)
+    history = model.fit(
+        batches(images, run.batch_size, run.epochs * steps, run.seed, augment=False),
+        epochs=run.epochs,
+        steps_per_epoch=steps,
+        validation_data=_validation(images),
+        verbose=verbose,
+    )
+    accuracy = [round(value, 5) for value in history.history["val_accuracy"]]
+    result = {**config, "accuracy": accuracy, "provenance": provenance()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
+    return result
+
+
+def adapted(base, classes, run):
+    """A copy of `base` with a new last layer and the normalization of `run`."""
+    if run.normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"`normalization` must be one of {sorted(NORMALIZATIONS)}. "
+            f"Received: normalization={run.normalization!r}"
+        )
+    copy = keras.models.clone_model(base)
+    copy.set_weights(base.get_weights())
+    model = keras.Model(copy.input, keras.layers.Dense(classes)(copy.layers[-2].output))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = run.momentum
+            # Keras: not trainable is inference.
+            layer.trainable = run.normalization != "frozen_batchnorm"
+    return renormalize(model) if run.normalization == "batch_renorm" else model
+
+
+def _compile(model, learning_rate, steps):
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    model.compile(
+        keras.optimizers.Adam(schedule),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+
+
+def _validation(images):
+    one_hot = keras.utils.to_categorical(images.validation_labels, images.classes)
+    return images.validation_images / 127.5 - 1, one_hot
