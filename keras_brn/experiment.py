@@ -142,6 +142,12 @@ def figure_2():
     ]
 
 
+def sigma_averaged():
+    """Batchnorm of Figure 2 in microbatches, but inferring with averages of sigma, as Batch Renorm
+    does, in the place of averages of the variance."""
+    return [Experiment("batchnorm_micro4_sigma", group=4, r_max=1.0, d_max=0.0)]
+
+
 def figure_3(images_per_label=2):
     """The runs of Figure 3: groups of 32 images, a few of each label; and batchnorm of Figure 1."""
     same = {"images_per_label": images_per_label}

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_brn.experiment import figure_4_name
+from keras_brn.fine_tuning import NORMALIZATIONS
 from keras_brn.monitor import QUANTITIES
 from keras_brn.results import FIGURES, LABELS, PAPER, best, estimate_of_best, select
 
@@ -147,6 +148,32 @@ def plot_group_sizes(axes, runs, title):
     axes.set(title=title, xlabel="images per group", ylabel="best validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
+
+
+def plot_fine_tuning(figure, results):
+    """Draws the accuracy after each epoch, a panel per batch size: mean over the seeds, and range.
+
+    Args:
+        figure: An empty `matplotlib.figure.Figure`.
+        results: List of what `keras_brn.fine_tuning.fine_tune` returned.
+    """
+    sizes = sorted({result["batch_size"] for result in results})
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    colors = dict(zip(NORMALIZATIONS, ("C1", "C2", "C0"), strict=True))
+    for axes, size in zip(panels, sizes, strict=True):
+        for name, label in NORMALIZATIONS.items():
+            wanted = {"batch_size": size, "normalization": name}
+            found = [result for result in results if wanted.items() <= result.items()]
+            curves = 100 * np.array([result["accuracy"] for result in found])
+            epochs = 1 + np.arange(curves.shape[1])
+            axes.plot(epochs, curves.mean(0), color=colors[name], label=label)
+            axes.fill_between(
+                epochs, curves.min(0), curves.max(0), color=colors[name], alpha=0.2, lw=0
+            )
+        axes.set(title=f"{size} images per step", xlabel="epochs")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("validation accuracy, %")
+    panels[-1].legend(fontsize="small")
 
 
 def plot_correction(figure, steps, history):

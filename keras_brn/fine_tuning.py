@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_brn.convert import renormalize
+from keras_brn.glyphs import load_glyphs
 from keras_brn.models import small_inception
 from keras_brn.records import provenance, write_json
+from keras_brn.results import estimate
 from keras_brn.sampling import batches
 
 NORMALIZATIONS = {
@@ -39,6 +42,24 @@ class FineTuning:
     learning_rate: float = 1e-3
     momentum: float = 0.99
     seed: int = 0
+
+
+def old_and_new_glyphs(train_per_label=200, new_per_label=40):
+    """200 characters to train on, and few images of each of 50 others: a pair of `Images`."""
+    data = load_glyphs(train_per_label, validation_per_label=40, labels=250)
+    new = np.arange(0, 250, 5)
+    old = np.setdiff1d(np.arange(250), new)
+    return data.of_labels(old), data.of_labels(new, new_per_label)
+
+
+def plan(seeds=range(5)):
+    """The runs of the comparison, first seeds first."""
+    return [
+        FineTuning(normalization, batch_size, seed=seed)
+        for seed in seeds
+        for batch_size in (2, 4)
+        for normalization in NORMALIZATIONS
+    ]
 
 
 def pretrained(images, steps, path, width=8):
@@ -84,16 +105,8 @@ def fine_tune(run, base, images, folder, verbose=0):
         ValueError: If `normalization` is none of the three, or the stored result is of another
             configuration.
     """
-    config = dataclasses.asdict(run)
-    name = f"{run.normalization}-batch{run.batch_size}-seed{run.seed}"
-    path = Path(folder) / f"fine_tuning-{name}.json"
-    if path.exists():
-        result = json.loads(path.read_text())
-        if {key: result[key] for key in config} != config:
-            raise ValueError(
-                f"The result in `{path}` is of another configuration: remove it, or choose another "
-                f"folder. Received: {config}"
-            )
+    result = finished(run, folder)
+    if result is not None:
         return result
     keras.utils.set_random_seed(run.seed)
     model = adapted(base, images.classes, run)
@@ -107,10 +120,30 @@ def fine_tune(run, base, images, folder, verbose=0):
         verbose=verbose,
     )
     accuracy = [round(value, 5) for value in history.history["val_accuracy"]]
-    result = {**config, "accuracy": accuracy, "provenance": provenance()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
+    result = {**dataclasses.asdict(run), "accuracy": accuracy, "provenance": provenance()}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_json(_path(run, folder), result)
     return result
+
+
+def finished(run, folder):
+    """The result that `fine_tune` has written to `folder`, or `None`; refused if its configuration
+    is another."""
+    path = _path(run, folder)
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    if not dataclasses.asdict(run).items() <= result.items():
+        raise ValueError(
+            f"The result in `{path}` is of another configuration: remove it, or choose another "
+            f"folder. Received: {run}"
+        )
+    return result
+
+
+def _path(run, folder):
+    name = f"{run.normalization}-batch{run.batch_size}-seed{run.seed}"
+    return Path(folder) / f"fine_tuning-{name}.json"
 
 
 def adapted(base, classes, run):
@@ -129,6 +162,43 @@ def adapted(base, classes, run):
             # Keras: not trainable is inference.
             layer.trainable = run.normalization != "frozen_batchnorm"
     return renormalize(model) if run.normalization == "batch_renorm" else model
+
+
+def summarize(results):
+    """The `estimate` of the final accuracy over the seeds, by batch size and normalization; and of
+    its difference from batchnorm's, under `over_batchnorm`."""
+    summary = {}
+    for batch_size in sorted({result["batch_size"] for result in results}):
+        final = {name: {} for name in NORMALIZATIONS}
+        for result in results:
+            if result["batch_size"] == batch_size:
+                final[result["normalization"]][result["seed"]] = result["accuracy"][-1]
+        seeds = sorted(set.intersection(*map(set, final.values())))
+        columns = {name: [of[seed] for seed in seeds] for name, of in final.items()}
+        if seeds:
+            plain = columns["batchnorm"]
+            summary[str(batch_size)] = {
+                name: {
+                    **estimate(lambda a: a, column),
+                    "over_batchnorm": estimate(lambda a, b: a - b, column, plain),
+                }
+                for name, column in columns.items()
+            }
+    return summary
+
+
+def table(summary):
+    """Markdown of what `summarize` returned."""
+    heads = [f"{batch_size} images a step" for batch_size in summary]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name, label in NORMALIZATIONS.items():
+        cells = []
+        for of_batch in summary.values():
+            value, low, high = (of_batch[name][key] for key in ("value", "low", "high"))
+            interval = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+            cells.append(f"{100 * value:.1f} %{interval}")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _compile(model, learning_rate, steps):
