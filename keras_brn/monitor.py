@@ -45,7 +45,7 @@ def measure_correction(model, inputs, batch_size):
         ValueError: If the model has no `BatchRenormalization` that is built and trainable, or there
             are fewer examples than `batch_size`.
     """
-    return _Probe(model, inputs, batch_size).measure(model)
+    return Probe(model, inputs, batch_size).measure(model)
 
 
 class RenormMonitor(keras.callbacks.Callback):
@@ -104,7 +104,7 @@ class RenormMonitor(keras.callbacks.Callback):
     def _measure(self):
         model = self.model  # On JAX this puts the state of the training into its layers.
         if self._probe is None:
-            self._probe = _Probe(model, self.inputs, self.batch_size)
+            self._probe = Probe(model, self.inputs, self.batch_size)
         measured = self._probe.measure(model)
         self.layers = list(measured)
         self.steps.append(self._done)
@@ -140,7 +140,7 @@ class RenormMonitor(keras.callbacks.Callback):
             )
 
 
-class _Probe:
+class Probe:
     """The compiled function behind `measure_correction`."""
 
     def __init__(self, model, inputs, batch_size):
