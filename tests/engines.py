@@ -75,25 +75,25 @@ def error(weights, expected):
 
 def jax_devices():
     """One worker with all devices."""
-    keras.distribution.set_distribution(keras.distribution.DataParallel())
-    return {size: trained(size).get_weights() for size in (BATCH // 8, None)}
-
-
-def jax_collectives():
-    """The compiled step of a layer whose inputs lie on all devices."""
-    import jax
-
     distribution = keras.distribution.DataParallel()
     keras.distribution.set_distribution(distribution)
-    layer = BatchRenormalization(microbatch_size=BATCH // 8)
-    layer.build((BATCH, 8, 8, 4))
+    results = {size: trained(size).get_weights() for size in (BATCH // 8, None)}
+    return {"trained": results, "compiled": compiled_layer(distribution, BATCH // 8)}
+
+
+def compiled_layer(distribution, microbatch_size):
+    """What XLA makes of a layer, forward and backward, whose inputs are distributed."""
+    import jax
+
+    layer = BatchRenormalization(microbatch_size=microbatch_size)
+    x = np.ones((BATCH, 8, 8, 4), "float32")
+    layer.build(x.shape)
     state = [variable.value for variable in layer.non_trainable_variables]
 
     def loss(x, trainable):
         y, new_state = layer.stateless_call(trainable, state, x, training=True)
         return (y**2).mean(), new_state
 
-    x = np.ones((BATCH, 8, 8, 4), "float32")
     x = keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))
     trainable = [variable.value for variable in layer.trainable_variables]
     return jax.jit(jax.grad(loss, (0, 1), has_aux=True)).lower(x, trainable).compile().as_text()
@@ -159,7 +159,7 @@ def ddp_fit(network, x, y):
 
 
 def run(role, folder, workers=1, **environment):
-    """What each worker of a role returns; trained weights by the way to get them."""
+    """What each worker of a role returns."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])

@@ -14,7 +14,6 @@ from keras import ops
 from keras_brn import BatchRenormalization, average_statistics, linear_ramp
 
 TOLERANCE = 1e-5  # Of each weight's maximum.
-EIGHT = "--xla_force_host_platform_device_count=8"
 BACKEND = keras.backend.backend()
 on_tensorflow, on_jax, on_torch = (
     pytest.mark.skipif(BACKEND != name, reason=name) for name in ("tensorflow", "jax", "torch")
@@ -41,19 +40,24 @@ def test_weights_depend_on_the_size_of_the_microbatch():
     assert engines.error(one_device(None), one_device(engines.BATCH // 2)) > 0.1
 
 
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory):
+    flags = "--xla_force_host_platform_device_count=8"
+    (results,) = engines.run("jax_devices", tmp_path_factory.mktemp("devices"), XLA_FLAGS=flags)
+    return results
+
+
 @on_jax
-def test_data_parallel_over_devices(tmp_path):
-    (results,) = engines.run("jax_devices", tmp_path, XLA_FLAGS=EIGHT)
-    for microbatch_size, weights in results.items():
+def test_data_parallel_over_devices(devices):
+    for microbatch_size, weights in devices["trained"].items():
         check("8 devices", weights, microbatch_size)
 
 
 @on_jax
-def test_microbatches_stay_on_their_devices(tmp_path):
-    (compiled,) = engines.run("jax_collectives", tmp_path, XLA_FLAGS=EIGHT)
-    assert "all-reduce" in compiled  # Of the statistics and gradients.
+def test_microbatches_stay_on_their_devices(devices):
+    assert "all-reduce" in devices["compiled"]  # Of statistics and gradients.
     for moves in ("all-gather", "all-to-all", "collective-permute"):
-        assert moves not in compiled
+        assert moves not in devices["compiled"]
 
 
 @on_jax
