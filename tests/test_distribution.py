@@ -36,6 +36,7 @@ def check_workers_agree(results):
         assert engines.error(results[1][way], weights) == 0
 
 
+@on_jax  # Where both are needed anyway.
 def test_weights_depend_on_the_size_of_the_microbatch():
     assert engines.error(one_device(None), one_device(engines.BATCH // 2)) > 0.1
 
