@@ -2,6 +2,7 @@
 
 from keras_brn.convert import renormalize as renormalize
 from keras_brn.convert import to_batch_normalization as to_batch_normalization
+from keras_brn.distribute import average_statistics as average_statistics
 from keras_brn.layer import BatchRenormalization as BatchRenormalization
 from keras_brn.monitor import RenormMonitor as RenormMonitor
 from keras_brn.monitor import measure_correction as measure_correction

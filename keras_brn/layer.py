@@ -77,8 +77,11 @@ class BatchRenormalization(keras.layers.Layer):
 
     Where the statistics of a channel are not finite, or no example is left to compute them
     from, its `mu` and `sigma` stay as they were. Under `tf.distribute.MirroredStrategy`,
-    they move by the mean over the replicas. Rematerialization with PyTorch calls a layer
-    twice per step, so they move twice, as those of `BatchNormalization` do.
+    they move by the mean over the replicas; under PyTorch's `DistributedDataParallel`, they do
+    if `keras_brn.average_statistics` is called after each step. `keras.distribution` on JAX
+    normalizes the batch of all devices together, unless `microbatch_size` cuts it.
+    Rematerialization with PyTorch calls a layer twice per step, so they move twice, as those
+    of `BatchNormalization` do.
 
     Raises:
         ValueError: If an argument is out of its range, the channel axis does not exist or

@@ -159,12 +159,12 @@ class RenormSchedule(keras.callbacks.Callback):
         if other is not self and self.params is not None and other.params is self.params:
             raise ValueError("One `fit` takes one RenormSchedule. Received: more than one")
         _release(model)
-        self._bind(_renorm_layers(model))
+        self._bind(renorm_layers(model))
         self._first_epoch = True
         self._ramped_step = _install(self, model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        layers = _renorm_layers(self.model)
+        layers = renorm_layers(self.model)
         if self._first_epoch:  # BackupAndRestore may have loaded weights in the meantime.
             self._bind(layers)
             self._first_epoch = False
@@ -173,7 +173,7 @@ class RenormSchedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         self._in_training = True
         if self.schedule is not None:
-            self._follow_schedule(_renorm_layers(self.model))
+            self._follow_schedule(renorm_layers(self.model))
 
     def on_train_batch_end(self, batch, logs=None):
         if logs is not None:
@@ -188,7 +188,7 @@ class RenormSchedule(keras.callbacks.Callback):
                 "RenormSchedule extends."
             )
         if logs is not None:
-            self._log(_renorm_layers(self.model)[0]._get_state("step") - 1, logs)
+            self._log(renorm_layers(self.model)[0]._get_state("step") - 1, logs)
 
     def on_train_end(self, logs=None):
         _release(self.model)
@@ -246,13 +246,13 @@ class RenormSchedule(keras.callbacks.Callback):
         return steps[layers[0].path]
 
 
-def _renorm_layers(model):
+def renorm_layers(model):
     layers = list(model._flatten_layers())
     names = sorted({type(layer).__name__ for layer in layers})
     found = [layer for layer in layers if isinstance(layer, BatchRenormalization)]
     if not found:
         raise ValueError(
-            "RenormSchedule needs a model with a BatchRenormalization layer. Received: "
+            "`model` must have a BatchRenormalization layer. Received: "
             f"model={model.name!r}, with layers {names}"
         )
     return found
@@ -293,7 +293,7 @@ def _release(model):
     state = vars(model).get("_renorm_schedule", {})
     if model.train_function is state.get("train_function"):
         model.train_function = state.get("plain")
-    for layer in _renorm_layers(model):
+    for layer in renorm_layers(model):
         layer._scheduled = False
 
 
@@ -316,9 +316,9 @@ def _with_ramp(model, ramp_steps):
 
     def set_bounds(data=None):
         if not layers:
-            if data is not None and not all(layer.built for layer in _renorm_layers(model)):
+            if data is not None and not all(layer.built for layer in renorm_layers(model)):
                 model._symbolic_build(data_batch=data)  # TensorFlow's `fit` leaves it to the step.
-            layers.extend(layer for layer in _renorm_layers(model) if layer.built)
+            layers.extend(layer for layer in renorm_layers(model) if layer.built)
         step = ops.convert_to_tensor(layers[0].step)
         if ramp_steps is not None:
             dtype = "float64" if any(la.bounds.dtype == "float64" for la in layers) else "float32"

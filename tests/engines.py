@@ -1,0 +1,190 @@
+"""One training, on one device and by the workers of each engine.
+
+`python tests/engines.py ROLE OUT [RANK PORT]` is a worker; `run` starts all of a role.
+"""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+
+from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
+
+EPOCHS, STEPS, BATCH, RAMP = 2, 10, 64, (4, 16, 12)
+RATE, MOMENTUM = 0.05, 0.9
+
+
+def data(rank=0, workers=1):
+    """Images and labels of an epoch; of several workers, each has its share of every batch."""
+    rng = np.random.default_rng(0)
+    shape = (STEPS, workers, BATCH // workers)
+    x, y = rng.normal(1, 2, (*shape, 8, 8, 3)).astype("float32"), rng.integers(0, 10, shape)
+    return x[:, rank].reshape(-1, 8, 8, 3), y[:, rank].reshape(-1)
+
+
+@keras.saving.register_keras_serializable()
+def he_normal(shape, dtype):
+    """Without Keras' generators, which JAX compiles for seconds."""
+    scale = (2 / np.prod(shape[:-1])) ** 0.5
+    return np.random.default_rng(0).normal(0, scale, shape).astype(dtype)
+
+
+def network(microbatch_size=None):
+    """Two convolutions and a dense layer that are normalized, and the logits."""
+
+    def normalized(layer, *args):
+        layer = layer(*args, use_bias=False, kernel_initializer=he_normal)
+        normalization = BatchRenormalization(momentum=0.9, microbatch_size=microbatch_size)
+        return layer, normalization, keras.layers.ReLU()
+
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            *normalized(keras.layers.Conv2D, 8, 3),
+            *normalized(keras.layers.Conv2D, 16, 3, 2),
+            keras.layers.Flatten(),
+            *normalized(keras.layers.Dense, 16),
+            keras.layers.Dense(10, kernel_initializer=he_normal),
+        ]
+    )
+
+
+def fit(model, x, y):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(RATE, MOMENTUM), loss)
+    schedule = RenormSchedule(*RAMP)
+    model.fit(x, y, len(x) // STEPS, EPOCHS, shuffle=False, verbose=0, callbacks=[schedule])
+    return model
+
+
+def trained(microbatch_size=None, rank=0, workers=1):
+    return fit(network(microbatch_size), *data(rank, workers))
+
+
+def error(weights, expected):
+    """The largest difference of a weight, in units of its maximum; both are lists of arrays."""
+    return max(
+        np.abs(value - other).max() / np.abs(other).max()
+        for value, other in zip(weights, expected, strict=True)
+    )
+
+
+def jax_devices():
+    """One worker with all devices."""
+    distribution = keras.distribution.DataParallel()
+    keras.distribution.set_distribution(distribution)
+    results = {size: trained(size).get_weights() for size in (BATCH // 8, None)}
+    return {"trained": results, "compiled": compiled_layer(distribution, BATCH // 8)}
+
+
+def compiled_layer(distribution, microbatch_size):
+    """What XLA makes of a layer, forward and backward, whose inputs are distributed."""
+    import jax
+
+    layer = BatchRenormalization(microbatch_size=microbatch_size)
+    x = np.ones((BATCH, 8, 8, 4), "float32")
+    layer.build(x.shape)
+    state = [variable.value for variable in layer.non_trainable_variables]
+
+    def loss(x, trainable):
+        y, new_state = layer.stateless_call(trainable, state, x, training=True)
+        return (y**2).mean(), new_state
+
+    x = keras.distribution.distribute_tensor(x, distribution.get_data_layout(x.shape))
+    trainable = [variable.value for variable in layer.trainable_variables]
+    return jax.jit(jax.grad(loss, (0, 1), has_aux=True)).lower(x, trainable).compile().as_text()
+
+
+def jax_process(rank, port):
+    keras.distribution.initialize(f"localhost:{port}", 2, rank)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    return {BATCH // 2: trained(BATCH // 2, rank, 2).get_weights()}
+
+
+def torch_process(rank, port):
+    from torch import distributed
+
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2
+    )
+    x, y = data(rank, 2)
+    results = {"loop": ddp_loop(network(), x, y), "fit": ddp_fit(network(), x, y)}
+    distributed.destroy_process_group()
+    return results
+
+
+def ddp_loop(model, x, y):
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+    layers = [layer for layer in model.layers if isinstance(layer, BatchRenormalization)]
+    epoch = list(zip(torch.tensor(x).chunk(STEPS), torch.tensor(y).chunk(STEPS), strict=True))
+    for step, (images, labels) in enumerate(EPOCHS * epoch):
+        for layer in layers:
+            layer.set_bounds(*linear_ramp(step, *RAMP))
+        logits = parallel(images, training=True)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        optimizer.step()
+        average_statistics(model)
+    for layer in layers:
+        layer.step.assign(EPOCHS * STEPS)  # Which a loop without RenormSchedule does not count.
+    return model.get_weights()
+
+
+def ddp_fit(network, x, y):
+    from torch.nn.parallel import DistributedDataParallel
+
+    class Parallel(keras.Model):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+            self.parallel = [DistributedDataParallel(network)]  # In a list, it is not a layer.
+
+        def call(self, x, training=None):
+            return self.parallel[0](x, training=True) if training else self.network(x)
+
+        def train_step(self, data):
+            logs = super().train_step(data)
+            average_statistics(self)
+            return logs
+
+    return fit(Parallel(network), x, y).network.get_weights()
+
+
+def run(role, folder, workers=1, **environment):
+    """What each worker of a role returns."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    paths = [str(folder / f"{role}{rank}") for rank in range(workers)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, role, path, *([str(rank), port] if workers > 1 else [])],
+            env={**os.environ, **environment},
+        )
+        for rank, path in enumerate(paths)
+    ]
+    try:
+        assert not any([process.wait(timeout=300) for process in processes]), role
+    finally:
+        for process in processes:
+            process.kill()
+    results = []
+    for path in paths:
+        with open(path, "rb") as file:
+            results.append(pickle.load(file))
+    return results
+
+
+if __name__ == "__main__":
+    role, out, *worker = sys.argv[1:]
+    results = globals()[role](*map(int, worker))
+    with open(out, "wb") as file:
+        pickle.dump(results, file)
