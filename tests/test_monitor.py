@@ -136,7 +136,7 @@ def test_training_is_not_disturbed(fits):
         np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("momentum, warns", [(0.999, True), (0.87, False)])
+@pytest.mark.parametrize("momentum, warns", [(0.999, True), (0.89, False)])
 def test_hint_that_the_averages_lag(x, momentum, warns):
     model = one_layer(momentum=momentum, r_max=1, d_max=0)
     model.compile("sgd", "mse")
