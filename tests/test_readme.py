@@ -57,7 +57,7 @@ def test_further_examples(example, backend, tmp_path, monkeypatch):
 
 PREPARED = {
     None: "model.compile('sgd', loss)",
-    "tensorflow": "import tensorflow as tf",
+    "tensorflow": "import tensorflow as tf; model = make_model(keras.layers.BatchNormalization)",
     "jax": "",
     "torch": """
 import torch, tempfile
