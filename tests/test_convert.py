@@ -121,6 +121,17 @@ def test_there_and_back(rng, make):
     assert not {id(w) for w in model.weights} & {id(w) for w in renormalized.weights}
 
 
+def test_training_the_copy_leaves_the_model_alone(rng):
+    model = randomize(sequential(), rng)
+    x, y = rng.normal(size=(4, 8, 8, 3)).astype("float32"), np.zeros((4, 6, 6, 4), "float32")
+    expected = outputs(model, x)[0]
+    copy = renormalize(model)
+    copy.compile("sgd", "mse")
+    copy.fit(x, y, verbose=0)  # JAX deletes the arrays that it updates.
+    np.testing.assert_array_equal(outputs(model, x)[0], expected)
+    assert np.abs(outputs(copy, x)[0] - expected).max() > 1e-3
+
+
 @pytest.mark.parametrize("make", MODELS)
 def test_structure_names_and_flags_are_kept(make):
     model = make()
