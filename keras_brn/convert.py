@@ -1,5 +1,6 @@
 """A model with another normalization and the same weights, in and out."""
 
+import functools
 import inspect
 import warnings
 
@@ -210,7 +211,7 @@ def _sublayers(layer):
     """Dict from the name of an attribute to its value, a structure with layers in it."""
     if _is_graph(layer):
         return {"layers": layer.layers}
-    known = {*dir(keras.Model()), *dir(keras.Layer())}
+    known = _attributes_of_every_layer()
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # The latter on PyTorch.
     found = {
         name: value
@@ -219,6 +220,11 @@ def _sublayers(layer):
     }
     order = {id(each): k for k, each in enumerate(layer._flatten_layers(recursive=False))}
     return dict(sorted(found.items(), key=lambda item: order[id(_layers_in(item[1])[0])]))
+
+
+@functools.cache
+def _attributes_of_every_layer():
+    return {*dir(keras.Model()), *dir(keras.Layer())}
 
 
 def _layers_in(value):
