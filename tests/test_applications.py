@@ -56,6 +56,10 @@ def outputs(model, x):
     return ops.convert_to_numpy(model(x, training=False))
 
 
+def largest_error(y, expected):
+    return np.abs(y - expected).max() / np.abs(expected).max()
+
+
 def count(model, kind):
     return sum(isinstance(layer, kind) for layer in model._flatten_layers())
 
@@ -75,7 +79,7 @@ def test_there_and_back(name, backend, rng):
     expected = outputs(model, x)
 
     def error(other):
-        return np.abs(outputs(other, x) - expected).max() / np.abs(expected).max()
+        return largest_error(outputs(other, x), expected)
 
     renormalized = renormalize(model)
     back = to_batch_normalization(renormalized)
@@ -94,3 +98,30 @@ def test_there_and_back(name, backend, rng):
 def test_the_list_is_complete():
     models = {name for name in dir(keras.applications) if name[0].isupper()}
     assert models == {*MODELS, *WITHOUT}
+
+
+def test_detector_of_keras_hub(rng):
+    hub = pytest.importorskip("keras_hub")
+    encoder = hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 64, 64, 64],
+        stackwise_num_blocks=[2, 2, 2, 2],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block",
+        image_shape=(96, 96, 3),
+    )
+    backbone = hub.models.RetinaNetBackbone(encoder, min_level=3, max_level=5, use_p5=False)
+    anchors = hub.layers.AnchorGenerator(
+        "xyxy", 3, 5, num_scales=1, aspect_ratios=[0.5, 1.0, 2.0], anchor_size=4.0
+    )
+    model = hub.models.RetinaNetObjectDetector(backbone, num_classes=4, anchor_generator=anchors)
+    randomize(model, images("", rng), rng)
+    x = images("", rng)
+    renormalized = renormalize(model)
+    assert count(renormalized, BatchRenormalization) == count(model, BatchNormalization) > 20
+    for other in renormalized, to_batch_normalization(renormalized):
+        for y, expected in zip(*(m(x).values() for m in (other, model)), strict=True):
+            y, expected = map(ops.convert_to_numpy, (y, expected))
+            print(f"| RetinaNet | {largest_error(y, expected):.1e} |")
+            assert largest_error(y, expected) < 1e-5
