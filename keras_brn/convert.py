@@ -1,5 +1,6 @@
 """A model with another normalization and the same weights, in and out."""
 
+import functools
 import inspect
 import warnings
 
@@ -210,7 +211,7 @@ def _sublayers(layer):
     """Dict from the name of an attribute to its value, a structure with layers in it."""
     if _is_graph(layer):
         return {"layers": layer.layers}
-    known = {*dir(keras.Model()), *dir(keras.Layer())}
+    known = _attributes_of_every_layer()
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # The latter on PyTorch.
     found = {
         name: value
@@ -219,6 +220,11 @@ def _sublayers(layer):
     }
     order = {id(each): k for k, each in enumerate(layer._flatten_layers(recursive=False))}
     return dict(sorted(found.items(), key=lambda item: order[id(_layers_in(item[1])[0])]))
+
+
+@functools.cache
+def _attributes_of_every_layer():
+    return {*dir(keras.Model()), *dir(keras.Layer())}
 
 
 def _layers_in(value):
@@ -262,7 +268,7 @@ def _transfer(old, new, seen):
         for layer, weights in zip((old, new), inner, strict=True)
     ]
     for source, target in zip(*own, strict=True):
-        target.assign(ops.convert_to_tensor(source))
+        target.assign(_value_of(source))
 
 
 def _normalizes(layer):
@@ -272,13 +278,18 @@ def _normalizes(layer):
 def _transfer_normalization(old, new):
     for name in ("gamma", "beta", "moving_mean"):
         if getattr(old, name) is not None:
-            getattr(new, name).assign(ops.convert_to_tensor(getattr(old, name)))
+            getattr(new, name).assign(_value_of(getattr(old, name)))
     if isinstance(new, BatchRenormalization):
         variance = np.asarray(ops.convert_to_numpy(old.moving_variance), "float64")
         new.moving_stddev.assign(np.sqrt(variance + old.epsilon))
     else:
         stddev = np.asarray(ops.convert_to_numpy(old.moving_stddev), "float64")
         new.moving_variance.assign(stddev**2 - old.epsilon)
+
+
+def _value_of(weight):
+    # A copy: JAX would share the array, which a step that trains either model deletes.
+    return ops.copy(ops.convert_to_tensor(weight))
 
 
 def _compile_like(model, copy):

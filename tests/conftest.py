@@ -14,6 +14,18 @@ if keras.backend.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--applications", action="store_true", help="all of keras.applications")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--applications"):
+        skip = pytest.mark.skip(reason="needs --applications")
+        for item in items:
+            if item.get_closest_marker("all_applications"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)

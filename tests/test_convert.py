@@ -121,6 +121,17 @@ def test_there_and_back(rng, make):
     assert not {id(w) for w in model.weights} & {id(w) for w in renormalized.weights}
 
 
+def test_training_the_copy_leaves_the_model_alone(rng):
+    model = randomize(sequential(), rng)
+    x, y = rng.normal(size=(4, 8, 8, 3)).astype("float32"), np.zeros((4, 6, 6, 4), "float32")
+    expected = outputs(model, x)[0]
+    copy = renormalize(model)
+    copy.compile("sgd", "mse")
+    copy.fit(x, y, verbose=0)  # JAX deletes the arrays that it updates.
+    np.testing.assert_array_equal(outputs(model, x)[0], expected)
+    assert np.abs(outputs(copy, x)[0] - expected).max() > 1e-3
+
+
 @pytest.mark.parametrize("make", MODELS)
 def test_structure_names_and_flags_are_kept(make):
     model = make()
@@ -182,23 +193,6 @@ def test_the_compile_state_is_kept_and_the_optimizers_loss_told(rng):
     assert copy.compiled and float(copy.optimizer.learning_rate) == 0.25
     assert copy.optimizer is not model.optimizer
     assert set(copy.fit(x, y, verbose=0).history) == {"loss", "mae"}
-
-
-def test_saved_without_us(rng, tmp_path):
-    back = to_batch_normalization(renormalize(randomize(sequential(), rng)))
-    back.save(tmp_path / "model.keras")
-    x = rng.normal(size=(4, 8, 8, 3)).astype("float32")
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", outputs(back, x)[0])
-    import subprocess
-    import sys
-
-    check = (
-        "import sys, keras, numpy as np; m = keras.saving.load_model('model.keras'); "
-        "np.testing.assert_allclose(keras.ops.convert_to_numpy(m(np.load('x.npy'))), "
-        "np.load('y.npy'), atol=1e-5); sys.exit('keras_brn' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", check], cwd=tmp_path).returncode == 0
 
 
 class Late(keras.layers.Layer):
