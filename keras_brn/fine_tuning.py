@@ -46,7 +46,7 @@ class FineTuning:
 
 def old_and_new_glyphs(train_per_label=200, new_per_label=40):
     """200 characters to train on, and few images of each of 50 others: a pair of `Images`."""
-    data = load_glyphs(train_per_label, validation_per_label=40, labels=250)
+    data = load_glyphs(train_per_label, validation_per_label=40, difficulty=1.25, labels=250)
     new = np.arange(0, 250, 5)
     old = np.setdiff1d(np.arange(250), new)
     return data.of_labels(old), data.of_labels(new, new_per_label)
