@@ -8,9 +8,17 @@ import papermill
 import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-EXPECTED = {  # The number of runs, and a row of the table.
-    "figure1": (2, "Batch Renorm, groups of 32"),
-    "figure2": (3, "deficit recovered, Batch Renorm"),
+FIGURE = {
+    "STEPS": 8,
+    "CHANGES": {"evaluations": 2, "batch_size": 32, "width": 1},
+    "GLYPHS": {"train_per_label": 8},
+}
+TUNING = {"CHANGES": {"epochs": 1}, "PRETRAINING_STEPS": 1, "WIDTH": 1, "TRAIN_PER_LABEL": 1}
+EXPECTED = {  # Parameters, the number of runs, and a row of the table.
+    "figure1": (FIGURE, 2, "Batch Renorm, groups of 32"),
+    "figure2": (FIGURE, 3, "deficit recovered, Batch Renorm"),
+    "figure3": (FIGURE, 4, "deficit recovered, in halves"),
+    "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
 
 
@@ -19,21 +27,15 @@ EXPECTED = {  # The number of runs, and a row of the table.
 def test_notebook_runs(tmp_path, name):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("The same code on every backend, most of it compilation.")
-    parameters = {
-        "STEPS": 8,
-        "RESULTS": str(tmp_path / "results"),
-        "CHANGES": {"evaluations": 2, "batch_size": 32, "width": 1},
-        "GLYPHS": {"train_per_label": 8},
-    }
+    parameters, runs, row = EXPECTED[name]
     notebook = papermill.execute_notebook(
         NOTEBOOKS / f"{name}.ipynb",
         tmp_path / "out.ipynb",
-        parameters,
+        {**parameters, "RESULTS": str(tmp_path / "results")},
         cwd=NOTEBOOKS,
         kernel_name="python3",
         progress_bar=False,
     )
-    runs, row = EXPECTED[name]
     assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
     assert len(list((tmp_path / "results").glob("*.json"))) == runs
 
