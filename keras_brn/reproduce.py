@@ -38,9 +38,6 @@ from keras_brn.records import write_json
 from keras_brn.results import FIGURES, as_runs, estimate_of_best, save_figure, summarize
 
 STEPS = 4_000
-# A step of 128 images shows at most 128 labels, the paper's 1600 of 1000: hence 200 of them, which
-# is also what Tiny ImageNet has. Their difficulty leaves batchnorm some errors to make.
-GLYPHS = {"labels": 200, "train_per_label": 500, "validation_per_label": 40, "difficulty": 1.25}
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
@@ -152,7 +149,7 @@ def main():
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the runs")
     parser.add_argument("--only-figures", action="store_true")
     options = parser.parse_args()
-    loaders = {"glyphs": lambda: load_glyphs(**GLYPHS)}
+    loaders = {"glyphs": load_glyphs}
     if options.tiny_imagenet is not None:
         loaders["tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
     pairs = plan(loaders, options.steps)

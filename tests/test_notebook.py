@@ -17,7 +17,6 @@ TUNING = {"CHANGES": {"epochs": 1}, "PRETRAINING_STEPS": 1, "WIDTH": 1, "TRAIN_P
 EXPECTED = {  # Parameters, the number of runs, and a row of the table.
     "figure1": (FIGURE, 2, "Batch Renorm, groups of 32"),
     "figure2": (FIGURE, 3, "deficit recovered, Batch Renorm"),
-    "figure3": (FIGURE, 4, "deficit recovered, in halves"),
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
 
