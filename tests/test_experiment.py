@@ -93,7 +93,9 @@ def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [figure_3()[1], figure_2()[2]], ids=lambda run: run.name)
+@pytest.mark.parametrize(
+    "kind", [figure_3()[1], pytest.param(figure_2()[2], marks=once)], ids=lambda run: run.name
+)
 def test_a_run_that_was_killed_goes_on_to_the_same_curve(images, tmp_path, monkeypatch, kind):
     run = small(kind)
     whole = train(run, images, tmp_path / "whole", verbose=0)
