@@ -170,7 +170,7 @@ def plot_fine_tuning(figure, results):
             axes.fill_between(
                 epochs, curves.min(0), curves.max(0), color=colors[name], alpha=0.2, lw=0
             )
-        axes.set(title=f"{size} images per step", xlabel="epochs")
+        axes.set(title=f"{size} images per step", xlabel="epochs", xticks=epochs)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("validation accuracy, %")
     panels[-1].legend(fontsize="small")
