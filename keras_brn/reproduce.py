@@ -19,6 +19,7 @@ from keras_brn.experiment import (
     figure_2,
     figure_3,
     figure_4,
+    figure_4_name,
     figure_5,
     finished,
     scaled,
@@ -115,14 +116,17 @@ def draw(runs, out):
 
 
 def draw_correction(results, out):
-    """Writes the picture of the correction in the first run of Figure 2's Batch Renorm."""
-    for result in results:
-        if result["name"] == "batch_renorm_micro4" and "correction" in result:
-            picture = Figure(figsize=(13, 6), layout="constrained")
-            plot_correction(picture, result["step"], result["correction"])
-            picture.savefig(out / "correction.png", dpi=100)
-            write_json(out / "correction.json", result)
-            return
+    """Writes the picture of the correction in Figure 2's Batch Renorm; and beside it that of the
+    run with a quarter of its alpha, too."""
+    names = figure_4_name(1, 1), figure_4_name(0.25, 1)
+    wanted = {"data": "glyphs", "seed": 0}.items()
+    runs = [result for result in results if wanted <= result.items() and result["name"] in names]
+    runs = [run for run in runs if "correction" in run]
+    if runs and runs[0]["name"] == names[0]:
+        picture = Figure(figsize=(13, 6), layout="constrained")
+        plot_correction(picture, runs[0]["step"], runs[0]["correction"])
+        picture.savefig(out / "correction.png", dpi=100)
+        write_json(out / "correction.json", {"runs": runs})
 
 
 def draw_fine_tuning(results, out):
