@@ -47,7 +47,9 @@ def test_further_examples(example, backend, tmp_path, monkeypatch):
 
     names = {**vars(keras_brn), "keras": keras, "make_model": make_model, "x": x, "y": y}
     names["loss"] = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    names["model"] = make_model(keras_brn.BatchRenormalization)
+    convert = "renormalize(model" in example
+    kind = keras.layers.BatchNormalization if convert else keras_brn.BatchRenormalization
+    names["model"] = make_model(kind)
     exec(PREPARED[needed(example)], names)
     try:
         exec(example, names)
@@ -57,7 +59,7 @@ def test_further_examples(example, backend, tmp_path, monkeypatch):
 
 PREPARED = {
     None: "model.compile('sgd', loss)",
-    "tensorflow": "import tensorflow as tf; model = make_model(keras.layers.BatchNormalization)",
+    "tensorflow": "import tensorflow as tf",
     "jax": "",
     "torch": """
 import torch, tempfile
