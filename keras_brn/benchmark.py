@@ -23,6 +23,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_brn.inception import inception_v3
 from keras_brn.layer import BatchRenormalization
 from keras_brn.models import small_network
 from keras_brn.records import provenance, write_json
@@ -66,22 +67,14 @@ def network_step(model, batch_size):
     return lambda: model.train_on_batch(x, y)
 
 
-def inception_v3(normalization):
-    """Keras' Inception-v3 for 147x147 images, with another normalization."""
-    model = keras.applications.InceptionV3(
-        weights=None, input_shape=(147, 147, 3), classifier_activation=None
-    )
-
-    def replaced(layer):
-        if not isinstance(layer, keras.layers.BatchNormalization):
-            return layer.__class__.from_config(layer.get_config())
-        return normalization(axis=layer.axis, scale=layer.scale, name=layer.name)
-
-    return keras.models.clone_model(model, clone_function=replaced)
+def plain_inception_v3(new):
+    """Inception-v3 for 147x147 images, without what only training needs."""
+    options = {"auxiliary": False, "dropout": 0.0, "weight_decay": 0.0}
+    return inception_v3(lambda: new(scale=False), (147, 147, 3), **options)
 
 
 NETWORKS = {
-    "Inception-v3, 8 images 147x147": lambda new: network_step(inception_v3(new), 8),
+    "Inception-v3, 8 images 147x147": lambda new: network_step(plain_inception_v3(new), 8),
     "small network, 128 images 32x32": lambda new: network_step(small_network(new), 128),
 }
 CASES = {
