@@ -56,9 +56,9 @@ class RenormMonitor(keras.callbacks.Callback):
     logs of the epoch as `renorm_r_clipped` and so on, in `History` and in the `CSVLogger` or
     `TensorBoard` listed after the monitor.
 
-    When training ends, it warns if the moving averages lag behind the network in at least
-    half of the layers, by more than a minibatch is off: then `momentum` is too close to 1 for the
-    learning rate.
+    When training ends, it warns if in at least half of the measurements (of all layers, after the
+    first) the moving averages lagged behind the network by more than a minibatch was off by
+    chance: then `momentum` is too close to 1 for the learning rate.
 
     Args:
         inputs: Some training minibatches (examples, ...), such as four of them.
@@ -129,13 +129,15 @@ class RenormMonitor(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if not self.steps:
             return
-        lag, distance = (np.array(self.history[name][-1]) for name in ("lag", "distance"))
+        # The first measurement may see averages that have only begun.
+        values = [np.array(self.history[name]) for name in ("lag", "distance")]
+        lag, distance = (value[1:] if len(value) > 1 else value for value in values)
         lags = lag**2 > distance**2 / 2
         if lags.mean() >= 0.5:
             warnings.warn(
-                f"mu lags behind the network in {lags.sum()} of {len(lags)} layers, by "
-                f"{np.median(lag[lags]):.2f} sigma (median), more than a minibatch is off by "
-                "chance. Try a smaller `momentum` of the layers, or a smaller learning rate.",
+                f"mu lagged behind the network, by {np.median(lag[lags]):.2f} sigma (median), in "
+                f"{100 * lags.mean():.0f} % of the measurements: by more than a minibatch is off "
+                "by chance. Try a smaller `momentum` of the layers, or a smaller learning rate.",
                 stacklevel=2,
             )
 

@@ -143,8 +143,8 @@ def test_hint_that_the_averages_lag(x, momentum, warns):
     monitor = RenormMonitor(x, 8, interval=8)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model.fit(x, x, batch_size=8, epochs=10, verbose=0, callbacks=[monitor])
-    assert 0 < monitor.history["lag"][-1][0]
+        model.fit(x, x, batch_size=8, epochs=40, verbose=0, callbacks=[monitor])
+    assert monitor.history["lag"][1][0] > 1  # In the beginning it is so with either.
     assert any("smaller `momentum`" in str(warning.message) for warning in caught) == warns
 
 
