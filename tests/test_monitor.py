@@ -136,7 +136,7 @@ def test_training_is_not_disturbed(fits):
         np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("momentum, warns", [(0.999, True), (0.89, False)])
+@pytest.mark.parametrize("momentum, warns", [(0.999, True), (0.8, False)])
 def test_hint_that_the_averages_lag(x, momentum, warns):
     model = one_layer(momentum=momentum, r_max=1, d_max=0)
     model.compile("sgd", "mse")
@@ -144,7 +144,7 @@ def test_hint_that_the_averages_lag(x, momentum, warns):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(x, x, batch_size=8, epochs=40, verbose=0, callbacks=[monitor])
-    assert monitor.history["lag"][1][0] > 1  # In the beginning it is so with either.
+    assert np.mean(np.array(monitor.history["lag"]) > 0) > 0.6
     assert any("smaller `momentum`" in str(warning.message) for warning in caught) == warns
 
 
