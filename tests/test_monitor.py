@@ -144,8 +144,19 @@ def test_hint_that_the_averages_lag(x, momentum, warns):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(x, x, batch_size=8, epochs=40, verbose=0, callbacks=[monitor])
-    assert np.mean(np.array(monitor.history["lag"]) > 0) > 0.6
     assert any("smaller `momentum`" in str(warning.message) for warning in caught) == warns
+
+
+@pytest.mark.parametrize("lag, warns", [(0.8, True), (0.6, False)])
+def test_hint_needs_more_lag_than_noise(x, lag, warns):
+    monitor = RenormMonitor(x, 8)
+    monitor.on_train_begin()
+    monitor.steps, monitor.history["distance"] = [1, 2, 3], [[1.0, 1.0]] * 3
+    monitor.history["lag"] = [[0.9, 0.9], [lag, lag], [0.9, 0.1]]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monitor.on_train_end()
+    assert bool(caught) == warns
 
 
 def test_refusals(x):
