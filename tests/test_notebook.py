@@ -45,3 +45,5 @@ def test_committed_notebooks_were_executed_from_top_to_bottom(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert path.stat().st_size < 200_000
+    tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
+    assert "injected-parameters" not in tags  # As anyone gets it, without a setting of one machine.
