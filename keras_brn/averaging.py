@@ -59,7 +59,7 @@ class AveragedModel(keras.Model):
                 name=f"average_{i}",
                 shape=weight.shape,
                 dtype=weight.dtype,
-                initializer=lambda shape, dtype, weight=weight: _copy(weight),
+                initializer=lambda shape, dtype, weight=weight: copied(weight),
                 trainable=False,
                 autocast=False,
             )
@@ -91,10 +91,10 @@ class AveragedModel(keras.Model):
 
         In a callback on JAX, reach the model through `self.model`.
         """
-        trained = [_copy(weight) for weight in self.averaged_weights]
+        trained = [copied(weight) for weight in self.averaged_weights]
         try:
             for weight, average in zip(self.averaged_weights, self.averages, strict=True):
-                weight.assign(_copy(average))
+                weight.assign(copied(average))
             yield
         finally:
             for weight, value in zip(self.averaged_weights, trained, strict=True):
@@ -130,6 +130,7 @@ class AveragedModel(keras.Model):
         return cls(**{**config, "network": network})
 
 
-def _copy(variable):
-    # Two variables that share a buffer would change together, or be donated twice on JAX.
+def copied(variable):
+    """The value of a variable in an array of its own: on JAX, a training step deletes the arrays
+    of the variables that it updates, and a variable may not lose its own to another's."""
     return ops.copy(ops.convert_to_tensor(variable))

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_brn.averaging import copied
 from keras_brn.layer import BatchRenormalization
 
 _COMMON = (
@@ -268,7 +269,7 @@ def _transfer(old, new, seen):
         for layer, weights in zip((old, new), inner, strict=True)
     ]
     for source, target in zip(*own, strict=True):
-        target.assign(_value_of(source))
+        target.assign(copied(source))
 
 
 def _normalizes(layer):
@@ -278,18 +279,13 @@ def _normalizes(layer):
 def _transfer_normalization(old, new):
     for name in ("gamma", "beta", "moving_mean"):
         if getattr(old, name) is not None:
-            getattr(new, name).assign(_value_of(getattr(old, name)))
+            getattr(new, name).assign(copied(getattr(old, name)))
     if isinstance(new, BatchRenormalization):
         variance = np.asarray(ops.convert_to_numpy(old.moving_variance), "float64")
         new.moving_stddev.assign(np.sqrt(variance + old.epsilon))
     else:
         stddev = np.asarray(ops.convert_to_numpy(old.moving_stddev), "float64")
         new.moving_variance.assign(stddev**2 - old.epsilon)
-
-
-def _value_of(weight):
-    # A copy: JAX would share the array, which a step that trains either model deletes.
-    return ops.copy(ops.convert_to_tensor(weight))
 
 
 def _compile_like(model, copy):

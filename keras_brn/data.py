@@ -33,6 +33,11 @@ class Images:
     validation_labels: np.ndarray
     flip: bool
 
+    def validation(self):
+        """The validation images, float32 in [-1, 1], and their one-hot labels."""
+        labels = keras.utils.to_categorical(self.validation_labels, self.classes)
+        return self.validation_images / np.float32(127.5) - 1, labels
+
     def of_labels(self, labels, train_per_label=None):
         """The images of some labels, which become 0, 1, 2, ...
 

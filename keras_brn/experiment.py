@@ -400,8 +400,7 @@ class _Recorder(keras.callbacks.Callback):
         self.result, self.path, self.checkpoint = result, path, checkpoint
         self.seconds = result["provenance"]["seconds"]
         self.start = time.time()
-        self.images = data.validation_images / np.float32(127.5) - 1
-        self.labels = keras.utils.to_categorical(data.validation_labels, data.classes)
+        self.validation = data.validation()
         self.test_minibatches = None
         if experiment.images_per_label is not None and experiment.normalization == "batchnorm":
             self.test_minibatches = _TestMinibatches(experiment, data)
@@ -409,7 +408,7 @@ class _Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
         with model.averaged():
-            accuracy = model.evaluate(self.images, self.labels, batch_size=500, verbose=0)[1]
+            accuracy = model.evaluate(*self.validation, batch_size=500, verbose=0)[1]
         logs["val_accuracy"] = accuracy
         self.result["step"].append((epoch + 1) * self.interval)
         self.result["accuracy"].append(round(float(accuracy), 5))

@@ -11,7 +11,7 @@ from keras_brn.convert import renormalize
 from keras_brn.glyphs import load_glyphs
 from keras_brn.models import small_inception
 from keras_brn.records import provenance, write_json
-from keras_brn.results import estimate
+from keras_brn.results import estimate, percent
 from keras_brn.sampling import batches
 
 NORMALIZATIONS = {
@@ -84,7 +84,7 @@ def pretrained(images, steps, path, width=8):
         )
         _compile(model, 3e-3, steps)
         model.fit(
-            batches(images, 128, steps, seed=0), verbose=2, validation_data=_validation(images)
+            batches(images, 128, steps, seed=0), verbose=2, validation_data=images.validation()
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save(path)
@@ -120,7 +120,7 @@ def fine_tune(run, base, images, folder, verbose=0):
         batches(images, run.batch_size, run.epochs * steps, run.seed, augment=False),
         epochs=run.epochs,
         steps_per_epoch=steps,
-        validation_data=_validation(images),
+        validation_data=images.validation(),
         verbose=verbose,
     )
     accuracy = [round(value, 5) for value in history.history["val_accuracy"]]
@@ -196,11 +196,7 @@ def table(summary):
     heads = [f"{batch_size} images a step" for batch_size in summary]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name, label in NORMALIZATIONS.items():
-        cells = []
-        for of_batch in summary.values():
-            value, low, high = (of_batch[name][key] for key in ("value", "low", "high"))
-            interval = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-            cells.append(f"{100 * value:.1f} %{interval}")
+        cells = [percent(of_batch[name]) for of_batch in summary.values()]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -213,8 +209,3 @@ def _compile(model, learning_rate, steps):
         metrics=["accuracy"],
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
-
-
-def _validation(images):
-    one_hot = keras.utils.to_categorical(images.validation_labels, images.classes)
-    return images.validation_images / 127.5 - 1, one_hot

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.layer import BatchRenormalization
+from keras_brn.schedule import renorm_layers
 
 QUANTITIES = {
     "r_clipped": "share of r at its bounds",
@@ -45,7 +45,7 @@ def measure_correction(model, inputs, batch_size):
         ValueError: If the model has no `BatchRenormalization` that is built and trainable, or there
             are fewer examples than `batch_size`.
     """
-    return Probe(model, inputs, batch_size).measure(model)
+    return Probe(model, inputs, batch_size).measure()
 
 
 class RenormMonitor(keras.callbacks.Callback):
@@ -105,7 +105,7 @@ class RenormMonitor(keras.callbacks.Callback):
         model = self.model  # On JAX this puts the state of the training into its layers.
         if self._probe is None:
             self._probe = Probe(model, self.inputs, self.batch_size)
-        measured = self._probe.measure(model)
+        measured = self._probe.measure()
         self.layers = list(measured)
         self.steps.append(self._done)
         for name, values in self.history.items():
@@ -152,11 +152,7 @@ class Probe:
                 "`batch_size` must be from 1 to the number of `inputs`. "
                 f"Received: batch_size={batch_size}, inputs of length {examples}"
             )
-        self.layers = [
-            layer
-            for layer in model._flatten_layers()
-            if isinstance(layer, BatchRenormalization) and layer.built and layer.trainable
-        ]
+        self.layers = [layer for layer in renorm_layers(model) if layer.built and layer.trainable]
         if not self.layers:
             raise ValueError(
                 "The correction can be measured where a BatchRenormalization is built and "
@@ -178,7 +174,7 @@ class Probe:
 
         self.errors = _compiled(errors)
 
-    def measure(self, model):
+    def measure(self):
         values = [ops.convert_to_tensor(variable) for variable in self.variables]
         records = [self.errors(values, x) for x in self.minibatches]
         result = {}
@@ -186,10 +182,10 @@ class Probe:
             found = [pair for record in records for pair in record.get(layer.path, [])]
             if found:  # Else the layer was not called.
                 mu_error, sigma_error = (
-                    np.concatenate([np.asarray(ops.convert_to_numpy(pair[k])) for pair in found])
+                    np.concatenate([ops.convert_to_numpy(pair[k]) for pair in found])
                     for k in (0, 1)
                 )
-                sigma = ops.convert_to_numpy(ops.convert_to_tensor(layer.moving_stddev))
+                sigma = ops.convert_to_numpy(layer.moving_stddev)
                 d = mu_error / sigma
                 r = 1 + sigma_error / sigma
                 result[layer.path] = _summary(r, d, layer.r_max, layer.d_max)
@@ -201,13 +197,13 @@ def _summary(r, d, r_max, d_max):
     tolerance = 1e-6  # Float32: at r_max = 1, d_max = 0 a value is not held back by its last digit.
     r, d = np.asarray(r, "float64"), np.asarray(d, "float64")
     groups = np.isfinite(d).sum(axis=0)
-    r, d, several = r[np.isfinite(r)], d, groups > 1
+    several = groups > 1
     lag = np.nan
     if several.any():
         of = d[:, several]
         noise = np.nanvar(of, axis=0, ddof=1) / groups[several]
         lag = np.sqrt(max(0.0, np.mean(np.nanmean(of, axis=0) ** 2 - noise)))
-    d = d[np.isfinite(d)]
+    r, d = r[np.isfinite(r)], d[np.isfinite(d)]
     return {
         "r_clipped": float(np.mean((r > r_max + tolerance) | (r < 1 / r_max - tolerance))),
         "d_clipped": float(np.mean(np.abs(d) > d_max + tolerance)),

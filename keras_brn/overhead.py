@@ -38,7 +38,7 @@ def main():
     models = [networks[0], networks[1], AveragedModel(networks[2])]
     steps = [training_step(model, x, np.arange(BATCH)) for model in models]
     probe = Probe(networks[0], np.concatenate([x] * MINIBATCHES), BATCH)
-    times = take_turns([*steps, lambda: probe.measure(networks[0])], options.seconds)
+    times = take_turns([*steps, probe.measure], options.seconds)
     ratios = times[:, 1:] / times[:, :1]
     print(f"{keras.backend.backend()}: a step takes {1e3 * np.median(times[:, 0]):.1f} ms")
     for name, ratio in (

@@ -120,8 +120,7 @@ def draw_correction(results, out):
     run with a quarter of its alpha, too."""
     names = figure_4_name(1, 1), figure_4_name(0.25, 1)
     wanted = {"data": "glyphs", "seed": 0}.items()
-    runs = [result for result in results if wanted <= result.items() and result["name"] in names]
-    runs = [run for run in runs if "correction" in run]
+    runs = [run for run in results if wanted <= run.items() and run["name"] in names]
     if runs and runs[0]["name"] == names[0]:
         picture = Figure(figsize=(13, 6), layout="constrained")
         plot_correction(picture, runs[0]["step"], runs[0]["correction"])
@@ -158,6 +157,7 @@ def main():
         loaders["tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
     pairs = plan(loaders, options.steps)
     adaptations = fine_tuning.plan()
+    options.out.mkdir(parents=True, exist_ok=True)
     if not options.only_figures:
         part, parts = map(int, options.part.split("/"))
         data_sets = {name: load() for name, load in loaders.items()}

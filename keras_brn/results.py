@@ -179,9 +179,7 @@ def table(figure, columns):
     for name in FIGURES[figure]:
         accuracy, step = PAPER[name]
         cells = [
-            f"{_percent(s['best'][name])}{at(s['best'][name]['step'])}"
-            if name in s["best"]
-            else "–"
+            f"{percent(s['best'][name])}{at(s['best'][name]['step'])}" if name in s["best"] else "–"
             for s in columns.values()
         ]
         add(LABELS[name], f"{100 * accuracy:.1f} %{at(step)}", cells)
@@ -220,7 +218,8 @@ _PAPER_RECOVERED = {
 _PAPER_STEPS = {1: "1.0", 2: ".62", 3: "–"}
 
 
-def _percent(estimate):
+def percent(estimate):
+    """An `estimate` in percent, with its interval."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     spread = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * value:.1f} %{spread}"
