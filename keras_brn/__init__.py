@@ -9,3 +9,4 @@ from keras_brn.monitor import measure_correction as measure_correction
 from keras_brn.schedule import RenormSchedule as RenormSchedule
 from keras_brn.schedule import linear_ramp as linear_ramp
 from keras_brn.version import __version__ as __version__
+from keras_brn.workers import multi_worker as multi_worker

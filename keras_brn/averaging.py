@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_brn.layer import BatchRenormalization
+from keras_brn.layer import BatchRenormalization, apply_gathered
 
 
 @keras.saving.register_keras_serializable(package="keras_brn")
@@ -103,6 +103,7 @@ class AveragedModel(keras.Model):
     def train_step(self, *arguments):
         if keras.backend.backend() != "jax":
             logs = super().train_step(*arguments)
+            apply_gathered()
             self._average()
             return logs
         logs, (trainable, state, *others) = super().train_step(*arguments)

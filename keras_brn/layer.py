@@ -1,13 +1,41 @@
 """Batch Renormalization as a Keras layer."""
 
+import contextlib
 import math
 import numbers
+import threading
 
 import keras
 import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
 from keras_brn.normalization import normalization_of
+
+
+class _Gathering(threading.local):
+    """What the layers called in this thread do with their updates: `None` is at once."""
+
+    updates = None
+
+
+_gathering = _Gathering()
+
+
+@contextlib.contextmanager
+def gathered_by(updates):
+    """The layers called in the block hand their updates to `updates.add(variable, move, momentum)`,
+    which is to add `move` to the variable when `updates.apply()` is called."""
+    _gathering.updates = updates
+    try:
+        yield
+    finally:
+        _gathering.updates = None
+
+
+def apply_gathered():
+    """Brings mu and sigma up to date, for what comes after them in a training step."""
+    if _gathering.updates is not None:
+        _gathering.updates.apply()
 
 
 @keras.saving.register_keras_serializable(package="keras_brn")
@@ -255,7 +283,11 @@ class BatchRenormalization(keras.layers.Layer):
             if len(error.shape) > 1:
                 error = ops.reshape(error, average.shape)
             error = ops.convert_to_tensor(error, average.dtype)
-            average.assign_add((1.0 - self.momentum) * error)
+            move = (1.0 - self.momentum) * error
+            if _gathering.updates is None:
+                average.assign_add(move)
+            else:
+                _gathering.updates.add(average, move, self.momentum)
 
     @property
     def r_max(self):

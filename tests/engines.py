@@ -3,6 +3,8 @@
 `python tests/engines.py ROLE OUT [RANK PORT]` is a worker; `run` starts all of a role.
 """
 
+import contextlib
+import json
 import os
 import pickle
 import socket
@@ -11,8 +13,11 @@ import sys
 
 import keras
 import numpy as np
+from keras import ops
 
+import keras_brn
 from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
+from keras_brn.averaging import AveragedModel
 
 EPOCHS, STEPS, BATCH, RAMP = 2, 10, 64, (4, 16, 12)
 RATE, MOMENTUM = 0.05, 0.9
@@ -53,9 +58,15 @@ def network(microbatch_size=None):
     )
 
 
-def fit(model, x, y):
+def compiled(model, **arguments):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(RATE, MOMENTUM), loss)
+    optimizer = keras.optimizers.SGD(RATE, MOMENTUM)
+    model.compile(optimizer, loss, metrics=["accuracy"], **arguments)
+    return model
+
+
+def fit(model, x, y):
+    compiled(model)
     schedule = RenormSchedule(*RAMP)
     model.fit(x, y, len(x) // STEPS, EPOCHS, shuffle=False, verbose=0, callbacks=[schedule])
     return model
@@ -158,19 +169,112 @@ def ddp_fit(network, x, y):
     return fit(Parallel(network), x, y).network.get_weights()
 
 
+def sharded(x, y, policy="DATA"):
+    """A `tf.data.Dataset` of the batches of all workers together."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    policy = getattr(tf.data.experimental.AutoShardPolicy, policy)
+    options.experimental_distribute.auto_shard_policy = policy
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) // STEPS)
+    return dataset.with_options(options)
+
+
+def multi_worker(rank, port):
+    """The ways to train under `MultiWorkerMirroredStrategy`, and what Keras does by itself."""
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    dataset = sharded(*data())
+    with strategy.scope():
+        models = [keras_brn.multi_worker(network()) for _ in range(2)]
+        averaged = keras_brn.multi_worker(AveragedModel(network()))
+        plain, in_loop = network(), network()
+        for model in (*models, averaged, plain):
+            compiled(model)
+    results = {"keras": {}, "weights": {}}
+    for name in ("fit", "evaluate"):
+        try:
+            getattr(plain, name)(dataset, verbose=0)
+        except Exception as error:  # Whatever it is.
+            results["keras"][name] = type(error).__name__
+
+    fit_arguments = {"epochs": EPOCHS, "verbose": 0}
+    schedule = RenormSchedule(*RAMP)
+    history = models[0].fit(dataset, callbacks=[schedule], validation_data=dataset, **fit_arguments)
+    results["history"] = history.history
+    results["evaluate"] = models[0].evaluate(dataset, verbose=0, return_dict=True)
+    results["predict"] = models[0].predict(data()[0][:99], batch_size=40, verbose=0)
+    results["weights"]["fit"] = models[0].get_weights()
+    averaged.fit(dataset, callbacks=[RenormSchedule(*RAMP)], **fit_arguments)
+    results["averages"] = [ops.convert_to_numpy(average) for average in averaged.averages]
+
+    def own_share(context):
+        images, labels = data(rank, context.num_input_pipelines)
+        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(len(images) // STEPS)
+
+    share = strategy.distribute_datasets_from_function(own_share)
+    models[1].fit(share, callbacks=[RenormSchedule(*RAMP)], steps_per_epoch=STEPS, **fit_arguments)
+    results["weights"]["fit on shares"] = models[1].get_weights()
+    results["weights"]["loop"] = multi_worker_loop(strategy, in_loop, dataset)
+    return results
+
+
+def multi_worker_loop(strategy, model, dataset):
+    import tensorflow as tf
+
+    with strategy.scope():
+        optimizer = keras.optimizers.SGD(RATE, MOMENTUM)
+        optimizer.build(model.trainable_variables)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def replica_step(x, y):
+        with tf.GradientTape() as tape:
+            loss = loss_of(y, model(x, training=True))  # Which Keras divides by the replicas.
+        weights = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+
+    step = tf.function(lambda x, y: strategy.run(replica_step, args=(x, y)))
+    layers = [layer for layer in model.layers if isinstance(layer, BatchRenormalization)]
+    batches = strategy.experimental_distribute_dataset(dataset.repeat(EPOCHS))
+    for done, batch in enumerate(batches):
+        for layer in layers:
+            layer.set_bounds(*linear_ramp(done, *RAMP))
+        step(*batch)
+    for layer in layers:
+        layer.step.assign(EPOCHS * STEPS)
+    return model.get_weights()
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("localhost", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+def start(role, folder, workers=1, **environment):
+    """A process, and the path of what it returns, for each worker of a role."""
+    ports = free_ports(workers)
+    addresses = [f"localhost:{port}" for port in ports]
+    started = []
+    for rank in range(workers):
+        path = str(folder / f"{role}{rank}")
+        arguments = [str(rank), str(ports[0])] if workers > 1 else []
+        task = {"type": "worker", "index": rank}
+        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        process = subprocess.Popen(
+            [sys.executable, __file__, role, path, *arguments],
+            env={**os.environ, "TF_CONFIG": tf_config, **environment},
+        )
+        started.append((process, path))
+    return started
+
+
 def run(role, folder, workers=1, **environment):
     """What each worker of a role returns."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    paths = [str(folder / f"{role}{rank}") for rank in range(workers)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, role, path, *([str(rank), port] if workers > 1 else [])],
-            env={**os.environ, **environment},
-        )
-        for rank, path in enumerate(paths)
-    ]
+    processes, paths = zip(*start(role, folder, workers, **environment), strict=True)
     try:
         assert not any([process.wait(timeout=300) for process in processes]), role
     finally:
