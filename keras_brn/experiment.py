@@ -15,7 +15,7 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.models import small_inception
 from keras_brn.monitor import QUANTITIES, RenormMonitor
 from keras_brn.records import provenance, write_json
-from keras_brn.sampling import batches
+from keras_brn.sampling import batches, in_order
 from keras_brn.schedule import RenormSchedule
 
 
@@ -360,7 +360,7 @@ def _network(experiment, data, group):
         )
     return small_inception(
         _normalization(experiment, group),
-        data.train_images.shape[1:],
+        data.image_shape,
         data.classes,
         experiment.width,
         keras.regularizers.L2(experiment.weight_decay / 2),
@@ -400,7 +400,7 @@ class _Recorder(keras.callbacks.Callback):
         self.result, self.path, self.checkpoint = result, path, checkpoint
         self.seconds = result["provenance"]["seconds"]
         self.start = time.time()
-        self.validation = data.validation()
+        self.validation = in_order(data, 500).cache()
         self.test_minibatches = None
         if experiment.images_per_label is not None and experiment.normalization == "batchnorm":
             self.test_minibatches = _TestMinibatches(experiment, data)
@@ -408,7 +408,7 @@ class _Recorder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
         with model.averaged():
-            accuracy = model.evaluate(*self.validation, batch_size=500, verbose=0)[1]
+            accuracy = model.evaluate(self.validation, verbose=0)[1]
         logs["val_accuracy"] = accuracy
         self.result["step"].append((epoch + 1) * self.interval)
         self.result["accuracy"].append(round(float(accuracy), 5))
@@ -436,15 +436,11 @@ class _TestMinibatches:
     def __init__(self, experiment, data):
         per_label = experiment.images_per_label
         group = 50 // per_label * per_label
-        groups = max(1, len(data.validation_labels) // group)
+        groups = max(1, len(data.labels["validation"]) // group)
         at_once = min(10, groups)
         self.batches = batches(
-            dataclasses.replace(
-                data,
-                train_images=data.validation_images,
-                train_labels=data.validation_labels,
-            ),
-            *(at_once * group, groups // at_once, 0, group, per_label),
+            *(data, at_once * group, groups // at_once, 0, group, per_label),
+            part="validation",
             augment=False,
         ).cache()
         self.model = InTraining(_network(experiment, data, group))

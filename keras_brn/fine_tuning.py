@@ -12,7 +12,7 @@ from keras_brn.glyphs import load_glyphs
 from keras_brn.models import small_inception
 from keras_brn.records import provenance, write_json
 from keras_brn.results import estimate, percent
-from keras_brn.sampling import batches
+from keras_brn.sampling import batches, in_order
 
 NORMALIZATIONS = {
     "batchnorm": "batchnorm",
@@ -80,11 +80,11 @@ def pretrained(images, steps, path, width=8):
     if not path.exists():
         keras.utils.set_random_seed(0)
         model = small_inception(
-            keras.layers.BatchNormalization, images.train_images.shape[1:], images.classes, width
+            keras.layers.BatchNormalization, images.image_shape, images.classes, width
         )
         _compile(model, 3e-3, steps)
         model.fit(
-            batches(images, 128, steps, seed=0), verbose=2, validation_data=images.validation()
+            batches(images, 128, steps, seed=0), verbose=2, validation_data=in_order(images, 500)
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save(path)
@@ -120,7 +120,7 @@ def fine_tune(run, base, images, folder, verbose=0):
         batches(images, run.batch_size, run.epochs * steps, run.seed, augment=False),
         epochs=run.epochs,
         steps_per_epoch=steps,
-        validation_data=images.validation(),
+        validation_data=in_order(images, 500),
         verbose=verbose,
     )
     accuracy = [round(value, 5) for value in history.history["val_accuracy"]]

@@ -1,6 +1,8 @@
-"""How training batches are drawn from images in memory."""
+"""How the images of a training step are drawn."""
 
 import numpy as np
+
+from keras_brn.data import permuted
 
 
 def batches(
@@ -11,14 +13,18 @@ def batches(
     group=32,
     images_per_label=None,
     first_step=0,
+    part="train",
     augment=True,
+    worker=0,
+    workers=1,
 ):
-    """Batches of images; each one is a function of (seed, step) alone, so that
-    a run which starts again at step 1000 sees what it would have seen there.
+    """Batches of images; each image is a function of (seed, step, place in the batch) alone, so
+    that a run which starts again at step 1000 sees what it would have seen there, and several
+    workers see what one would.
 
     Args:
-        images: `Images`.
-        batch_size: Number of images per step.
+        images: `Images` or `ImageNet`.
+        batch_size: Number of images per step, of all workers together.
         steps: Number of steps of the whole run.
         seed: Integer.
         group: Number of consecutive images whose labels are drawn together; of use with
@@ -29,38 +35,59 @@ def batches(
             second images of the labels follow all the first, and so on, so that consecutive
             parts of a group share its labels evenly.
         first_step: Step to begin with.
-        augment: Whether to shift the images by up to 4 pixels, and to mirror half of them where
-            that keeps the label.
+        part: "train" or "validation".
+        augment: Whether to vary the images, as `Images` or `ImageNet` says.
+        worker: Which of the consecutive shares of every batch to return, from 0.
+        workers: Number of shares.
 
     Returns:
-        `tf.data.Dataset` of `steps - first_step` pairs: float32 images in [-1, 1] (batch_size,
-        height, width, channels) and one-hot labels (batch_size, classes).
+        `tf.data.Dataset` of `steps - first_step` pairs: float32 images in [-1, 1] (batch_size /
+        workers, height, width, channels) and one-hot labels (batch_size / workers, classes).
 
     Raises:
-        ValueError: If the groups do not divide the batch, or the labels the groups, or a label
-            has too few images.
+        ValueError: If the groups do not divide the batch, or the labels the groups, or the workers
+            the batch, or a label has too few images.
     """
     import tensorflow as tf
 
+    if not 0 <= worker < workers or batch_size % workers:
+        raise ValueError(
+            "`workers` must divide `batch_size`, and `worker` be from 0 to `workers - 1`. "
+            f"Received: batch_size={batch_size}, worker={worker}, workers={workers}"
+        )
+    labels = images.labels[part]
     if images_per_label is None:
-        indices = _shuffled_indices(len(images.train_labels), batch_size)
+        indices = _shuffled_indices(len(labels), batch_size)
     else:
-        indices = _paired_indices(images.train_labels, batch_size, group, images_per_label)
-    with tf.device("CPU"):
-        pixels = tf.constant(images.train_images)
-        labels = tf.constant(images.train_labels, "int64")
+        indices = _paired_indices(labels, batch_size, group, images_per_label)
+    share = batch_size // workers
 
-    def batch(step):
-        index = indices(seed, step)
-        x = tf.cast(tf.gather(pixels, index), "float32") / 127.5 - 1
-        if augment:
-            shift = tf.random.stateless_uniform([2, batch_size], [seed, step], -4, 5, "int32")
-            mirrored = tf.random.stateless_uniform([batch_size], [seed + 1, step]) < 0.5
-            x = shifted(x, shift[0], shift[1], mirrored & images.flip)
-        return x, tf.one_hot(tf.gather(labels, index), images.classes)
+    def drawn(step):
+        place = worker * share + tf.range(share, dtype="int64")
+        of_image = step * batch_size + place
+        return tf.gather(indices(seed, step), place), tf.stack([seed + 0 * place, of_image], 1)
 
-    dataset = tf.data.Dataset.range(first_step, steps)
-    return dataset.map(batch, num_parallel_calls=1).prefetch(2)
+    dataset = tf.data.Dataset.range(first_step, steps).map(drawn)
+    return _read(images, dataset, share, part, augment)
+
+
+def in_order(images, batch_size, part="validation"):
+    """All images of a part as they are, as `tf.data.Dataset` like that of `batches`; the last batch
+    may be smaller."""
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.range(len(images.labels[part])).batch(batch_size)
+    dataset = dataset.map(lambda index: (index, tf.stack([index, index], 1)))
+    return _read(images, dataset, batch_size, part, augment=False)
+
+
+def _read(images, drawn, batch_size, part, augment):
+    import tensorflow as tf
+
+    def one_hot(x, label):
+        return x, tf.one_hot(label, images.classes)
+
+    return images.read(drawn, batch_size, part, augment).map(one_hot).prefetch(2)
 
 
 def _shuffled_indices(count, batch_size):
@@ -70,7 +97,7 @@ def _shuffled_indices(count, batch_size):
     def indices(seed, step):
         position = step * batch_size + tf.range(batch_size, dtype="int64")
         epoch = position // count  # The next may begin inside the batch.
-        return _permuted(position % count, count, tf.stack([seed + 0 * epoch, epoch, 0 * epoch], 1))
+        return permuted(position % count, count, tf.stack([seed + 0 * epoch, epoch, 0 * epoch], 1))
 
     return indices
 
@@ -101,38 +128,6 @@ def _paired_indices(labels, batch_size, group, images_per_label):
         place, rank = (tf.reshape(n + tf.zeros_like(place), [-1]) for n in (place, rank))
         seeds = tf.stack([seed + 0 * place, step + 0 * place, 1 + place], 1)
         count = tf.gather(counts, label)
-        return tf.gather(order, tf.gather(starts, label) + _permuted(rank, count, seeds))
+        return tf.gather(order, tf.gather(starts, label) + permuted(rank, count, seeds))
 
     return indices
-
-
-def _permuted(index, count, seeds):
-    """Where a pseudorandom permutation of `count` things takes each of them (one per seed)."""
-    import tensorflow as tf
-
-    return tf.raw_ops.RandomIndexShuffle(
-        index=index,
-        seed=seeds,
-        max_index=count - 1 + 0 * index,
-        rounds=16,  # The default of 4 leaves neighbours together.
-    )
-
-
-def shifted(images, down, right, mirrored):
-    """Moves images (batch, height, width, channels) by whole pixels (batch,), after mirroring those
-    that are `mirrored` (batch,); the border is filled by reflection."""
-    import tensorflow as tf
-
-    width = tf.cast(tf.shape(images)[2], "float32")
-    down, right = tf.cast(down, "float32"), tf.cast(right, "float32")
-    zero, one = tf.zeros_like(down), tf.ones_like(down)
-    sign = tf.where(mirrored, -one, one)
-    start = tf.where(mirrored, width - 1 + right, -right)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([sign, zero, start, zero, one, -down, zero, zero], axis=1),
-        output_shape=tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation="NEAREST",
-        fill_mode="REFLECT",
-    )

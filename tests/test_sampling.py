@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_brn.data import Images
-from keras_brn.sampling import batches, shifted
+from keras_brn.data import Images, shifted
+from keras_brn.sampling import batches, in_order
 
 
 def numbered(labels, size=4, flip=False):
@@ -91,3 +91,53 @@ def test_shifted_moves_whole_pixels(rng, down, right, mirror):
     inside = np.roll(source, (down, right), (0, 1))[3:-3, 3:-3]
     np.testing.assert_array_equal(moved[3:-3, 3:-3], inside)
     assert np.isin(moved, source).all()  # The border is reflected.
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"group": 6, "images_per_label": 2}])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_workers_see_the_shares_of_one(rng, kwargs, part):
+    train, validation = (rng.integers(0, 256, (n, 8, 8, 3), "uint8") for n in (20, 40))
+    labels = np.arange(40) % 5
+    images = Images("noise", 5, train, labels[:20], validation, labels, flip=True)
+
+    def draw(**worker):
+        return [
+            np.concatenate([part.numpy().reshape(len(part), -1) for part in pair], axis=1)
+            for pair in batches(images, 12, 5, 0, part=part, **kwargs, **worker)
+        ]
+
+    alone = draw()
+    shares = [draw(worker=worker, workers=4) for worker in range(4)]
+    for step, expected in enumerate(alone):
+        np.testing.assert_array_equal(np.concatenate([share[step] for share in shares]), expected)
+
+
+@pytest.mark.parametrize("arguments", [{"workers": 5}, {"worker": 2, "workers": 2}])
+def test_shares_that_do_not_fit_are_refused(arguments):
+    with pytest.raises(ValueError, match=f"batch_size=16.*workers={arguments['workers']}"):
+        batches(numbered(range(9)), 16, 1, 0, **arguments)
+
+
+def test_images_are_varied_evenly():
+    """Each of 81 shifts, mirrored or not, is as likely, and other images are varied otherwise."""
+    image = np.zeros((1, 19, 19, 1), "uint8")
+    image[0, 9, 9], image[0, 9, 10] = 255, 128  # A pixel, and which side is right.
+    images = Images("point", 1, image, np.zeros(1, int), image, np.zeros(1, int), flip=True)
+    x = np.concatenate([x.numpy() for x, _ in batches(images, 500, 20, 0)])[..., 0]
+    place = x.reshape(len(x), -1).argmax(1)
+    down, right = place // 19, place % 19
+    mirrored = x[np.arange(len(x)), down, right - 1] > -0.5
+    seen = np.stack([down - 9, right - 9, mirrored], 1)
+    kinds, counts = np.unique(seen, axis=0, return_counts=True)
+    assert np.abs(kinds).max() == 4 and len(kinds) == 162
+    chi_square = ((counts - 10_000 / 162) ** 2 / (10_000 / 162)).sum()
+    assert 110 < chi_square < 222  # 161 are expected, +- 18.
+
+
+def test_in_order():
+    images = numbered([0, 1, 2, 1, 0, 2, 1])
+    shown = list(in_order(images, 3))
+    assert [len(x) for x, _ in shown] == [3, 3, 1]
+    x, y = (np.concatenate(part) for part in zip(*shown, strict=True))
+    np.testing.assert_allclose(x[:, 0, 0, 0] * 127.5 + 127.5, range(7), atol=1e-4)
+    np.testing.assert_array_equal(y.argmax(1), images.validation_labels)
