@@ -15,6 +15,7 @@ _COLORS = {
     "batchnorm_noniid": "C1",
     "batchnorm_noniid_batchstats": "C2",
     "batchnorm_noniid_halves": "C4",
+    "batchnorm_noniid_spread": "C5",
     "batch_renorm_noniid": "C0",
 }
 
@@ -42,7 +43,7 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
         color = _COLORS[name]
         axes.plot(steps, accuracy.mean(0), color=color, label=LABELS[name])
         axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2, lw=0)
-        if scale is not None and name != "batchnorm":
+        if scale is not None and name in PAPER and name != "batchnorm":
             paper = 100 * scale * PAPER[name][0] / PAPER["batchnorm"][0]
             axes.axhline(paper, color=color, linestyle="--", linewidth=0.8)
     if scale is not None:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from keras_brn import fine_tuning
 from keras_brn.data import load_tiny_imagenet
 from keras_brn.experiment import (
+    FEW_LABELS,
     figure_1,
     figure_2,
     figure_3,
@@ -24,6 +25,7 @@ from keras_brn.experiment import (
     finished,
     scaled,
     sigma_averaged,
+    spread,
     train,
 )
 from keras_brn.figures import (
@@ -42,42 +44,51 @@ STEPS = 4_000
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
+def few_glyphs():
+    """The glyphs of Figure 3: 80 labels, of which 64 are drawn for a step of label pairs, as 800 of
+    1000 are in the paper. They are more distorted, or all runs would be right at the end."""
+    return load_glyphs(1_250, 100, difficulty=1.6, labels=80)
+
+
 def plan(data_sets, steps=STEPS):
-    """The runs of all figures as pairs of a data set and an `Experiment`, first seeds first.
+    """The runs of all figures, first seeds first: triples of "labels" or "few_labels", a data set
+    and an `Experiment`.
 
     Args:
         data_sets: Names, of "glyphs" and "tiny_imagenet".
         steps: Number of training steps.
     """
+    batchnorm, few, halves, renorm = figure_3(8)
     # Each comparison with its number of seeds, on glyphs and on Tiny ImageNet.
     comparisons = (
-        (figure_2(), 5, 3),
-        (figure_3(8)[1::2], 5, 3),
-        (figure_3(8)[2:3], 5, 1),
-        (figure_1(), 5, 1),
-        (figure_3(2), 5, 1),
-        (figure_3(4), 1, 1),
-        (figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
-        (figure_5(), 2, 0),
-        (figure_4(), 1, 0),
-        (sigma_averaged(), 2, 0),
+        ("labels", figure_2(), 5, 3),
+        ("few_labels", [batchnorm, few, renorm], 5, 3),
+        ("few_labels", [halves, *spread(8)], 5, 1),
+        ("labels", figure_1(), 5, 1),
+        ("few_labels", figure_3(2), 5, 1),
+        ("few_labels", figure_3(4), 1, 1),
+        ("few_labels", figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
+        ("labels", figure_5(), 2, 0),
+        ("labels", figure_4(), 1, 0),
+        ("labels", sigma_averaged(), 2, 0),
     )
-    pairs = [
-        (name, scaled(run, steps, seed=seed))
+    changes = {"labels": {}, "few_labels": FEW_LABELS}
+    planned = [
+        (setting, name, scaled(run, steps, seed=seed, **changes[setting]))
         for seed in range(5)
-        for runs, of_glyphs, of_tiny_imagenet in comparisons
+        for setting, runs, of_glyphs, of_tiny_imagenet in comparisons
         for name in data_sets
         for run in runs
         if seed < (of_glyphs if name == "glyphs" else of_tiny_imagenet)
     ]
-    return list(dict.fromkeys(pairs))
+    return list(dict.fromkeys(planned))
 
 
 def draw(runs, out):
-    """Writes the figures for which there are runs, these as `as_runs` returns them."""
+    """Writes Figures 1, 2, 4 and 5 as far as there are runs, these as `as_runs` returns them."""
     names = {run["name"] for run in runs}
-    data_sets = [name for name in TITLES if any(run["data"] == name for run in runs)]
-    of = {name: [run for run in runs if run["data"] == name] for name in data_sets}
+    of = _by_data(runs)
+    data_sets = list(of)
     for number in (1, 2):
         if names.issuperset(FIGURES[number]):
             picture = Figure(figsize=(6 * len(data_sets), 4.2))
@@ -90,19 +101,6 @@ def draw(runs, out):
                 shown.append("batchnorm_micro4_sigma")
                 summary["glyphs"]["sigma_averaged"] = estimate_of_best(of["glyphs"], shown[-1])
             _save(picture, number, runs, shown, summary, out)
-    if names.issuperset(FIGURES[3]):
-        picture = Figure(figsize=(17, 4.2 * len(data_sets)))
-        rows = picture.subplots(len(data_sets), 3, squeeze=False)
-        for row, name in zip(rows, data_sets, strict=True):
-            for axes, k in zip(row[:2], (2, 8), strict=True):
-                title = f"{TITLES[name]}: {32 // k} labels x {k} images"
-                plot_curves(axes, of[name], 3, title, images_per_label=k)
-            plot_images_per_label(row[2], of[name], TITLES[name])
-        summary = {
-            name: {str(k): summarize(of[name], 3, images_per_label=k) for k in (1, 2, 4, 8)}
-            for name in data_sets
-        }
-        _save(picture, 3, runs, FIGURES[3], summary, out)
     for number, plot, experiments in (
         (4, plot_alpha_and_ramp, figure_4()),
         (5, plot_group_sizes, figure_5()),
@@ -113,6 +111,30 @@ def draw(runs, out):
             plot(picture.subplots(), of["glyphs"], TITLES["glyphs"])
             summary = {"glyphs": {name: estimate_of_best(of["glyphs"], name) for name in wanted}}
             _save(picture, number, of["glyphs"], wanted, summary, out)
+
+
+def draw_few_labels(runs, out):
+    """Writes Figure 3 if there are all its runs, these as `as_runs` returns them."""
+    if not {run["name"] for run in runs}.issuperset(FIGURES[3]):
+        return
+    of = _by_data(runs)
+    picture = Figure(figsize=(17, 4.2 * len(of)))
+    rows = picture.subplots(len(of), 3, squeeze=False)
+    for row, (name, found) in zip(rows, of.items(), strict=True):
+        for axes, k in zip(row[:2], (2, 8), strict=True):
+            title = f"{TITLES[name]}: {32 // k} labels x {k} images"
+            plot_curves(axes, found, 3, title, images_per_label=k)
+        plot_images_per_label(row[2], found, TITLES[name])
+    summary = {
+        name: {str(k): summarize(found, 3, images_per_label=k) for k in (1, 2, 4, 8)}
+        for name, found in of.items()
+    }
+    _save(picture, 3, runs, FIGURES[3], summary, out)
+
+
+def _by_data(runs):
+    of = {name: [run for run in runs if run["data"] == name] for name in TITLES}
+    return {name: found for name, found in of.items() if found}
 
 
 def draw_correction(results, out):
@@ -152,28 +174,32 @@ def main():
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the runs")
     parser.add_argument("--only-figures", action="store_true")
     options = parser.parse_args()
-    loaders = {"glyphs": load_glyphs}
+    loaders = {("labels", "glyphs"): load_glyphs, ("few_labels", "glyphs"): few_glyphs}
     if options.tiny_imagenet is not None:
-        loaders["tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
-    pairs = plan(loaders, options.steps)
+        for setting in ("labels", "few_labels"):
+            loaders[setting, "tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
+    planned = plan(dict.fromkeys(name for _, name in loaders), options.steps)
     adaptations = fine_tuning.plan()
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.only_figures:
         part, parts = map(int, options.part.split("/"))
-        data_sets = {name: load() for name, load in loaders.items()}
-        for name, run in pairs[part - 1 :: parts]:
-            print(name, run, flush=True)
-            train(run, data_sets[name], options.results)
+        data_sets = {key: load() for key, load in loaders.items()}
+        for setting, name, run in planned[part - 1 :: parts]:
+            print(setting, name, run, flush=True)
+            train(run, data_sets[setting, name], options.results / setting)
         if part == 1:  # These are short, and begin with one network.
             old, new = fine_tuning.old_and_new_glyphs()
             base = fine_tuning.pretrained(old, 1_000, options.results / "base.keras")
             for run in adaptations:
                 print(run, flush=True)
                 fine_tuning.fine_tune(run, base, new, options.results)
-    results = [finished(run, name, options.results) for name, run in pairs]
-    results = [result for result in results if result is not None]
-    draw(as_runs(results), options.out)
-    draw_correction(results, options.out)
+    results = {"labels": [], "few_labels": []}
+    for setting, name, run in planned:
+        result = finished(run, name, options.results / setting)
+        results[setting] += [] if result is None else [result]
+    draw(as_runs(results["labels"]), options.out)
+    draw_few_labels(as_runs(results["few_labels"]), options.out)
+    draw_correction(results["labels"], options.out)
     adapted = [fine_tuning.finished(run, options.results) for run in adaptations]
     draw_fine_tuning([result for result in adapted if result is not None], options.out)
 

@@ -26,6 +26,7 @@ FIGURES = {
         "batchnorm_noniid",
         "batchnorm_noniid_batchstats",
         "batchnorm_noniid_halves",
+        "batchnorm_noniid_spread",
         "batch_renorm_noniid",
     ),
 }
@@ -177,12 +178,15 @@ def table(figure, columns):
         return "" if step is None else f" at {step:,}"
 
     for name in FIGURES[figure]:
-        accuracy, step = PAPER[name]
+        paper = "–"
+        if name in PAPER:
+            accuracy, step = PAPER[name]
+            paper = f"{100 * accuracy:.1f} %{at(step)}"
         cells = [
             f"{percent(s['best'][name])}{at(s['best'][name]['step'])}" if name in s["best"] else "–"
             for s in columns.values()
         ]
-        add(LABELS[name], f"{100 * accuracy:.1f} %{at(step)}", cells)
+        add(LABELS[name], paper, cells)
     for name, paper in _PAPER_RECOVERED.get(figure, {}).items():
         who, _, how = LABELS[name].partition(", ")
         label = f"deficit recovered, {who if name.startswith('batch_renorm') else how}"
@@ -205,6 +209,7 @@ LABELS = {
     "batchnorm_noniid": "batchnorm, few labels",
     "batchnorm_noniid_batchstats": "batchnorm, evaluated by minibatch",
     "batchnorm_noniid_halves": "batchnorm, in halves",
+    "batchnorm_noniid_spread": "batchnorm, labels spread over the groups",
     "batch_renorm_noniid": "Batch Renorm, few labels",
 }
 _PAPER_RECOVERED = {
@@ -212,6 +217,7 @@ _PAPER_RECOVERED = {
     3: {
         "batchnorm_noniid_batchstats": ".84",
         "batchnorm_noniid_halves": ".92",
+        "batchnorm_noniid_spread": "–",
         "batch_renorm_noniid": "1.02",
     },
 }

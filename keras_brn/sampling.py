@@ -71,12 +71,12 @@ def batches(
     return _read(images, dataset, share, part, augment)
 
 
-def in_order(images, batch_size, part="validation"):
-    """All images of a part as they are, as `tf.data.Dataset` like that of `batches`; the last batch
-    may be smaller."""
+def in_order(images, batch_size, part="validation", worker=0, workers=1):
+    """All images of a part as they are, or every `workers`-th of them, as `tf.data.Dataset` like
+    that of `batches`; the last batch may be smaller."""
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.range(len(images.labels[part])).batch(batch_size)
+    dataset = tf.data.Dataset.range(worker, len(images.labels[part]), workers).batch(batch_size)
     dataset = dataset.map(lambda index: (index, tf.stack([index, index], 1)))
     return _read(images, dataset, batch_size, part, augment=False)
 

@@ -162,6 +162,32 @@ def _distributed(model, step):
     return distributed_step if model.run_eagerly else tf.function(distributed_step)
 
 
+def place_among_workers(strategy):
+    """(worker, workers): which of how many processes this is; (0, 1) without a strategy."""
+    resolver = None if strategy is None else strategy.cluster_resolver
+    addresses = {} if resolver is None else resolver.cluster_spec().as_dict()
+    tasks = [(kind, k) for kind in ("chief", "worker") for k in range(len(addresses.get(kind, [])))]
+    return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
+
+
+def of_worker(make, strategy):
+    """The `tf.data.Dataset` that `make(worker, workers)` returns, of this worker.
+
+    Its batches are the shares of a worker, which its replicas divide.
+    """
+    if strategy is None:
+        return make(0, 1)
+
+    def of_pipeline(context):
+        dataset = make(context.input_pipeline_id, context.num_input_pipelines)
+        replicas = context.num_replicas_in_sync // context.num_input_pipelines
+        if replicas == 1:
+            return dataset
+        return dataset.unbatch().batch(dataset.element_spec[0].shape[0] // replicas)
+
+    return strategy.distribute_datasets_from_function(of_pipeline)
+
+
 class _Updates:
     """What the layers of a replica add to their averages in a step, before the workers share it."""
 

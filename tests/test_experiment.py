@@ -174,29 +174,34 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
     with pytest.raises(ValueError, match=r"alpha.*0.5"):
         train(small(figure_1()[0], alpha=0.5), images, tmp_path, verbose=0)
     for changes, message in (
-        ({"evaluations": 5}, "evaluations=5, steps=12"),
+        ({"evaluations": 5}, "evaluations=5, backups=1, steps=12"),
         ({"normalization": "instance_norm"}, "normalization='instance_norm'"),
-        ({"network": "inception_v3"}, "network='inception_v3'"),
+        ({"network": "resnet"}, "network='resnet'"),
+        ({"dropout": 0.2}, "dropout=0.2"),
     ):
         with pytest.raises(ValueError, match=message):
             train(small(figure_1()[1], name="other", **changes), images, tmp_path)
 
 
 def test_the_plan_has_the_seeds_of_each_comparison():
-    pairs = plan(["glyphs", "tiny_imagenet"])
-    assert len(set(pairs)) == len(pairs)
+    planned = plan(["glyphs", "tiny_imagenet"])
+    assert len(set(planned)) == len(planned)
 
-    def seeds(data, name, images_per_label=None):
-        wanted = (data, name, images_per_label)
-        return sum((d, run.name, run.images_per_label) == wanted for d, run in pairs)
+    def seeds(setting, data, name, images_per_label=None):
+        wanted = (setting, data, name, images_per_label)
+        return sum((s, d, run.name, run.images_per_label) == wanted for s, d, run in planned)
 
     names = ("batchnorm", "batch_renorm", "batchnorm_micro4", "batch_renorm_micro4")
-    assert [seeds("glyphs", name) for name in names] == [5, 5, 5, 5]
-    assert [seeds("tiny_imagenet", name) for name in names] == [3, 1, 3, 3]
+    assert [seeds("labels", "glyphs", name) for name in names] == [5, 5, 5, 5]
+    assert [seeds("labels", "tiny_imagenet", name) for name in names] == [3, 1, 3, 3]
+    assert seeds("few_labels", "glyphs", "batchnorm") == 5
+    assert seeds("few_labels", "tiny_imagenet", "batchnorm") == 3
     few = ("batchnorm_noniid", "batchnorm_noniid_halves", "batch_renorm_noniid")
     for k, glyphs, tiny in (
         *((1, [1, 0, 1], [1, 0, 1]), (2, [5, 5, 5], [1, 1, 1])),
         *((4, [1, 1, 1], [1, 1, 1]), (8, [5, 5, 5], [3, 1, 3])),
     ):
-        assert [seeds("glyphs", name, k) for name in few] == glyphs
-        assert [seeds("tiny_imagenet", name, k) for name in few] == tiny
+        assert [seeds("few_labels", "glyphs", name, k) for name in few] == glyphs
+        assert [seeds("few_labels", "tiny_imagenet", name, k) for name in few] == tiny
+    assert {run.optimizer_epsilon for setting, _, run in planned if setting == "labels"} == {0.003}
+    assert {run.optimizer_epsilon for setting, _, run in planned if setting != "labels"} == {0.3}
