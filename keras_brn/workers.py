@@ -13,6 +13,8 @@ that takes the logs along: the layer's own way costs two for each layer.
 
 import functools
 import re
+import socket
+import time
 
 import keras
 
@@ -147,7 +149,7 @@ def _distributed(model, step):
         )
 
     def replica_step(data):
-        updates = _Updates()
+        updates = Updates()
         with gathered_by(updates):
             logs = step(data)
         return updates.apply(logs)
@@ -160,6 +162,55 @@ def _distributed(model, step):
         }
 
     return distributed_step if model.run_eagerly else tf.function(distributed_step)
+
+
+def connect_workers(cluster_resolver=None, timeout=600):
+    """A `tf.distribute.MultiWorkerMirroredStrategy`, once all workers are there.
+
+    TensorFlow waits for them without end. Call this before anything else of TensorFlow.
+
+    Args:
+        cluster_resolver: Where the workers are, such as a
+            `tf.distribute.cluster_resolver.SlurmClusterResolver`; `None`: as the environment
+            variable `TF_CONFIG` says.
+        timeout: Seconds to wait for the other workers.
+
+    Returns:
+        The strategy; of this process alone if no other worker is named.
+
+    Raises:
+        RuntimeError: If a worker cannot be reached in that time.
+    """
+    import tensorflow as tf
+
+    resolver = cluster_resolver or tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    spec = resolver.cluster_spec().as_dict()
+    if sum(len(spec.get(kind, [])) for kind in ("chief", "worker")) > 1:
+        _wait_for_workers(spec, resolver.task_type, resolver.task_id, timeout)
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def _wait_for_workers(spec, task_type, task_id, timeout):
+    """Listens where TensorFlow will, and returns when something listens at every worker's address:
+    this function, or TensorFlow."""
+    own = spec[task_type][task_id]
+    missing = [address for kind in ("chief", "worker") for address in spec.get(kind, [])]
+    missing.remove(own)
+    deadline = time.monotonic() + timeout
+    with socket.create_server(("", int(own.rpartition(":")[2])), backlog=1024):
+        while missing:
+            address = missing[0]
+            host, _, port = address.rpartition(":")
+            try:
+                socket.create_connection((host, int(port)), timeout=5).close()
+                missing.pop(0)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"Not all workers are there after {timeout} s. Start them all, with the "
+                        f"same addresses. Received: {own} does not reach {missing} ({error})"
+                    ) from error
+                time.sleep(0.2)
 
 
 def place_among_workers(strategy):
@@ -188,7 +239,7 @@ def of_worker(make, strategy):
     return strategy.distribute_datasets_from_function(of_pipeline)
 
 
-class _Updates:
+class Updates:
     """What the layers of a replica add to their averages in a step, before the workers share it."""
 
     def __init__(self):

@@ -15,14 +15,14 @@ if keras.backend.backend() == "tensorflow":
 
 
 def pytest_addoption(parser):
-    parser.addoption("--applications", action="store_true", help="all of keras.applications")
+    parser.addoption("--long", action="store_true", help="what takes minutes")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--applications"):
-        skip = pytest.mark.skip(reason="needs --applications")
+    if not config.getoption("--long"):
+        skip = pytest.mark.skip(reason="needs --long")
         for item in items:
-            if item.get_closest_marker("all_applications"):
+            if item.get_closest_marker("long"):
                 item.add_marker(skip)
 
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 
@@ -18,6 +17,8 @@ from keras import ops
 import keras_brn
 from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
 from keras_brn.averaging import AveragedModel
+from keras_brn.inception import inception_v3
+from keras_brn.launch import free_addresses
 
 EPOCHS, STEPS, BATCH, RAMP = 2, 10, 64, (4, 16, 12)
 RATE, MOMENTUM = 0.05, 0.9
@@ -246,22 +247,49 @@ def multi_worker_loop(strategy, model, dataset):
     return model.get_weights()
 
 
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("localhost", 0))
-        return [free.getsockname()[1] for free in sockets]
+def inception(rank=None, port=None):
+    """The weights of Inception-v3 after 20 steps, by two workers or by this process."""
+    import tensorflow as tf
+
+    strategy = None if rank is None else tf.distribute.MultiWorkerMirroredStrategy()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20 * 16, 75, 75, 3)).astype("float32")
+    y = rng.integers(0, 10, 20 * 16)
+    results = {}
+    for dtype in ("float64", "float32"):
+        keras.config.set_dtype_policy(dtype)
+        keras.utils.set_random_seed(0)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            microbatch = 8 if strategy is None else None
+            model = inception_v3(
+                lambda size=microbatch: BatchRenormalization(
+                    scale=False, momentum=0.9, microbatch_size=size
+                ),
+                *((75, 75, 3), 10),
+                auxiliary=False,
+                dropout=0.0,
+            )
+            if strategy is not None:
+                keras_brn.multi_worker(model)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(keras.optimizers.SGD(1e-3, MOMENTUM), loss, jit_compile=False)
+        options = tf.data.Options()
+        data = tf.data.experimental.AutoShardPolicy.DATA
+        options.experimental_distribute.auto_shard_policy = data
+        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16).with_options(options)
+        model.fit(dataset, verbose=0, callbacks=[RenormSchedule(*RAMP)])
+        results[dtype] = model.get_weights()
+    return results
 
 
 def start(role, folder, workers=1, **environment):
     """A process, and the path of what it returns, for each worker of a role."""
-    ports = free_ports(workers)
-    addresses = [f"localhost:{port}" for port in ports]
+    addresses = free_addresses(workers)
+    port = addresses[0].rpartition(":")[2]
     started = []
     for rank in range(workers):
         path = str(folder / f"{role}{rank}")
-        arguments = [str(rank), str(ports[0])] if workers > 1 else []
+        arguments = [str(rank), port] if workers > 1 else []
         task = {"type": "worker", "index": rank}
         tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
         process = subprocess.Popen(
@@ -272,11 +300,11 @@ def start(role, folder, workers=1, **environment):
     return started
 
 
-def run(role, folder, workers=1, **environment):
-    """What each worker of a role returns."""
+def run(role, folder, workers=1, timeout=300, **environment):
+    """What each worker of a role returns, within so many seconds."""
     processes, paths = zip(*start(role, folder, workers, **environment), strict=True)
     try:
-        assert not any([process.wait(timeout=300) for process in processes]), role
+        assert not any([process.wait(timeout=timeout) for process in processes]), role
     finally:
         for process in processes:
             process.kill()

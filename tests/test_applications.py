@@ -1,6 +1,6 @@
 """The models of `keras.applications` that use batchnorm, with Batch Renorm and back.
 
-`pytest tests/test_applications.py --applications -rP | grep '|'` makes a table of all of them: the
+`pytest tests/test_applications.py --long -rP | grep '|'` makes a table of all of them: the
 number of normalizations, and the largest difference there and back, by the largest output. The
 last column is what a wrong epsilon in the first normalization alone would make.
 """
@@ -65,7 +65,7 @@ def count(model, kind):
 
 
 def optional(name):
-    return name if name in QUICK else pytest.param(name, marks=pytest.mark.all_applications)
+    return name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
 
 
 @pytest.mark.parametrize("name", map(optional, MODELS))

@@ -78,6 +78,18 @@ def test_keras_alone_still_fails(workers):
     assert workers[0]["keras"] == {"fit": "ValueError", "evaluate": "ValueError"}
 
 
+@pytest.mark.long
+def test_inception_v3(tmp_path):
+    workers = engines.run("inception", tmp_path, workers=2, timeout=3000)
+    (alone,) = engines.run("inception", tmp_path, timeout=3000)
+    for dtype, weights in alone.items():
+        assert engines.error(workers[1][dtype], workers[0][dtype]) == 0
+        error = engines.error(workers[0][dtype], weights)
+        print(f"Inception-v3 in {dtype}: {error:.1e}")
+        if dtype == "float64":
+            assert error < TOLERANCE
+
+
 @pytest.fixture
 def strategy():
     import tensorflow as tf

@@ -1,0 +1,81 @@
+"""Starts several workers of a program on this machine, as a cluster would on many.
+
+    python -m keras_brn.launch --workers 4 program.py [arguments]
+
+Each gets the environment variable `TF_CONFIG` that names all of them. If one fails, the others are
+ended, too. The output of all is shown, the lines of worker k after "k: ".
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+
+def free_addresses(count):
+    """Addresses of this machine on which nothing listens."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("localhost", 0))
+        return [f"localhost:{free.getsockname()[1]}" for free in sockets]
+
+
+def start(command, workers, **environment):
+    """A pair for each worker: its `subprocess.Popen`, and a thread that shows its output."""
+    addresses = free_addresses(workers)
+    started = []
+    for index in range(workers):
+        task = {"type": "worker", "index": index}
+        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "TF_CONFIG": tf_config, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        thread = threading.Thread(target=_show, args=(index, process.stdout))
+        thread.start()
+        started.append((process, thread))
+    return started
+
+
+def _show(index, lines):
+    for line in lines:
+        print(f"{index}: {line}", end="", flush=True)
+
+
+def wait(started):
+    """Waits for all that `start` returned, or until one fails; returns its exit status, or 0."""
+    try:
+        while True:
+            statuses = [process.poll() for process, _ in started]
+            failed = [status for status in statuses if status not in (None, 0)]
+            if failed or None not in statuses:
+                return failed[0] if failed else 0
+            time.sleep(0.1)
+    finally:
+        for process, thread in started:
+            process.kill()  # TensorFlow does not end on a gentler signal while it waits.
+            thread.join()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("program", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    if options.workers < 1 or not options.program:
+        parser.error("give a number of workers, at least 1, and a program")
+    return wait(start([sys.executable, *options.program], options.workers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""An experiment over two workers: the same as in one process, also after failures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import worker_program
+
+from keras_brn import experiment
+from keras_brn.launch import start, wait
+
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow"),
+    pytest.mark.slow,
+]
+PROGRAM = Path(worker_program.__file__)
+
+
+def launch(folder, *failure, workers=2):
+    """The exit status of the workers, killed if they take minutes."""
+    command = [sys.executable, str(PROGRAM), str(folder), *map(str, failure)]
+    return wait(start(command, workers))
+
+
+def weights(folder, worker=0):
+    with np.load(folder / f"weights{worker}.npz") as file:
+        return list(file.values())
+
+
+def check_equal(values, expected, tolerance):
+    for value, other in zip(values, expected, strict=True):
+        assert np.abs(value - other).max() <= tolerance * np.abs(other).max()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert launch(folder) == 0
+    return folder
+
+
+def result(folder):
+    (path,) = folder.glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_workers_hold_the_same(uninterrupted):
+    check_equal(weights(uninterrupted, 1), weights(uninterrupted), tolerance=0)
+
+
+def test_one_process_trains_the_same(uninterrupted, tmp_path, monkeypatch):
+    recorder = experiment._Recorder
+
+    class Recorder(recorder):
+        def on_train_end(self, logs=None):
+            super().on_train_end(logs)
+            np.savez(tmp_path / "weights0.npz", *self.model.get_weights())
+
+    monkeypatch.setattr(experiment, "_Recorder", Recorder)
+    run, data = worker_program.run(), worker_program.shades()
+    alone = experiment.train(run, data, tmp_path, verbose=0)
+    check_equal(weights(uninterrupted), weights(tmp_path), tolerance=1e-3)
+    together = result(uninterrupted)
+    assert together["step"] == alone["step"] == [6, 12]
+    for curve in ("accuracy", "train_accuracy"):
+        np.testing.assert_allclose(together[curve], alone[curve], atol=1e-4)
+    assert (together["provenance"]["workers"], alone["provenance"]["workers"]) == (2, 1)
+    assert together["correction"].keys() == alone["correction"].keys()
+
+
+def test_failures_lose_no_more_than_the_steps_since_the_last_backup(uninterrupted, tmp_path):
+    """Killed at a step, killed in a backup, a full disk and then killed again; then to the end."""
+    run = worker_program.run()
+
+    def backup():
+        (path,) = tmp_path.glob("*seed0.keras")
+        return int(keras.saving.load_model(path).optimizer.iterations)
+
+    step = int(np.random.default_rng().integers(3, 6))
+    assert launch(tmp_path, "kill", step) != 0, step
+    assert backup() == step // 2 * 2
+    assert launch(tmp_path, "tear", 6) != 0
+    assert backup() == 4
+    assert launch(tmp_path, "full", 8) == 0
+    assert result(tmp_path)["step"] == result(uninterrupted)["step"]
+    assert not list(tmp_path.glob("*.keras"))
+    check_equal(weights(tmp_path), weights(uninterrupted), tolerance=1e-4)
+    for curve in ("accuracy", "train_accuracy"):
+        np.testing.assert_allclose(result(tmp_path)[curve], result(uninterrupted)[curve], atol=1e-3)
+    assert run.evaluations == 2
+
+
+def test_launcher_ends_all_when_one_fails():
+    program = (
+        "import json, os, sys, time\n"
+        "if json.loads(os.environ['TF_CONFIG'])['task']['index'] == 1: sys.exit(3)\n"
+        "time.sleep(600)"
+    )
+    started = start([sys.executable, "-c", program], 3)
+    assert wait(started) == 3
+    assert all(process.wait(10) is not None for process, _ in started)
+
+
+def output_of(program, tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    command = [sys.executable, "-m", "keras_brn.launch", "--workers", "2", path]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return ended.returncode, ended.stdout
+
+
+def test_launcher_passes_on_what_the_workers_say(tmp_path):
+    status, said = output_of("print('here')", tmp_path)
+    assert status == 0 and sorted(said.split("\n")) == ["", "0: here", "1: here"]
+
+
+def test_a_worker_that_never_comes_is_named(tmp_path):
+    program = (
+        "import json, os, sys\n"
+        "if json.loads(os.environ['TF_CONFIG'])['task']['index'] == 1: sys.exit(0)\n"
+        "from keras_brn.workers import connect_workers\n"
+        "connect_workers(timeout=3)"
+    )
+    status, said = output_of(program, tmp_path)
+    assert status == 1 and "Not all workers are there after 3 s" in said
