@@ -111,17 +111,18 @@ def _evaluate(model, x=None, *args, **kwargs):
 def _check_sharded(name, x):
     import tensorflow as tf
 
+    received = type(x).__name__
     if isinstance(x, tf.data.Dataset):
         off = tf.data.experimental.AutoShardPolicy.OFF
         if x.options().experimental_distribute.auto_shard_policy != off:
             return
         received = "a dataset with AutoShardPolicy.OFF"
-    elif isinstance(x, keras.utils.PyDataset) or hasattr(x, "__next__"):
-        received = f"{type(x).__name__}"
-    else:
+    elif isinstance(x, (list, tuple, dict, tf.distribute.DistributedDataset)) or hasattr(
+        x, "shape"
+    ):
         return
     raise ValueError(
-        f"`{name}` must be shared between the workers, but each would see all of it: use a "
+        f"`{name}` must be shared between the workers, but each would see all of it: use arrays, a "
         "`tf.data.Dataset`, or `strategy.distribute_datasets_from_function`. "
         f"Received: {name} = {received}"
     )
@@ -161,7 +162,9 @@ def _distributed(model, step):
             for name, value in logs.items()
         }
 
-    return distributed_step if model.run_eagerly else tf.function(distributed_step)
+    if model.run_eagerly:
+        return distributed_step
+    return tf.function(distributed_step, autograph=False, reduce_retracing=True)
 
 
 def connect_workers(cluster_resolver=None, timeout=600):
@@ -256,6 +259,8 @@ class Updates:
         logs = logs or {}
         variables = [variable.value for variable, _ in self.moves.values()]
         values = [move for _, move in self.moves.values()] + list(logs.values())
+        if not values:
+            return logs
         dtype = "float64" if any(value.dtype == "float64" for value in values) else "float32"
         packed = tf.concat([tf.cast(tf.reshape(value, [-1]), dtype) for value in values], 0)
         context = tf.distribute.get_replica_context()

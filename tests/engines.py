@@ -257,6 +257,7 @@ def inception(rank=None, port=None):
     y = rng.integers(0, 10, 20 * 16)
     results = {}
     for dtype in ("float64", "float32"):
+        keras.config.set_floatx(dtype)
         keras.config.set_dtype_policy(dtype)
         keras.utils.set_random_seed(0)
         with contextlib.nullcontext() if strategy is None else strategy.scope():

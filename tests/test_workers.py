@@ -103,11 +103,25 @@ def model(strategy):
         return engines.compiled(multi_worker(engines.network()))
 
 
+def test_arrays_are_shared(model):
+    model.fit(*engines.data(), batch_size=64, verbose=0)
+
+
 def test_one_worker_alone(model):
     model.fit(
         engines.sharded(*engines.data()), verbose=0, callbacks=[RenormSchedule(*engines.RAMP)]
     )
     assert model.layers[1].step == engines.STEPS
+
+
+def test_averages_of_a_network_without_the_layer(strategy):
+    x, y = engines.data()
+    with strategy.scope():
+        layers = [keras.layers.Flatten(), keras.layers.Dense(10)]
+        network = keras.Sequential([keras.Input(x.shape[1:]), *layers])
+        model = engines.compiled(multi_worker(AveragedModel(network)))
+    model.fit(engines.sharded(x, y), verbose=0)
+    assert model.steps == engines.STEPS
 
 
 def test_refuses_a_model_from_outside_the_scope(strategy):
@@ -126,7 +140,8 @@ def test_refuses_an_unbuilt_model(strategy):
 def test_refuses_data_that_every_worker_would_see(model):
     x, y = engines.data()
     off = engines.sharded(x, y, policy="OFF")
-    for data, received in ((off, "OFF"), (iter([(x, y)]), "list_iterator")):
+    sequence = keras.utils.PyDataset()
+    for data, received in ((off, "OFF"), (iter([(x, y)]), "iterator"), (sequence, "PyDataset")):
         with pytest.raises(ValueError, match=f"`x` must be shared.*{received}"):
             model.fit(data)
         with pytest.raises(ValueError, match=f"`x` must be shared.*{received}"):
