@@ -12,6 +12,7 @@ that takes the logs along: the layer's own way costs two for each layer.
 """
 
 import functools
+import os
 import re
 import socket
 import time
@@ -167,26 +168,31 @@ def _distributed(model, step):
     return tf.function(distributed_step, autograph=False, reduce_retracing=True)
 
 
-def connect_workers(cluster_resolver=None, timeout=600):
+def connect_workers(timeout=600, port=8888):
     """A `tf.distribute.MultiWorkerMirroredStrategy`, once all workers are there.
 
-    TensorFlow waits for them without end. Call this before anything else of TensorFlow.
+    The workers are those that the environment variable `TF_CONFIG` names; else the tasks of the
+    Slurm step, if it has several. TensorFlow alone would wait for them without end. Call this
+    before anything else of TensorFlow.
 
     Args:
-        cluster_resolver: Where the workers are, such as a
-            `tf.distribute.cluster_resolver.SlurmClusterResolver`; `None`: as the environment
-            variable `TF_CONFIG` says.
         timeout: Seconds to wait for the other workers.
+        port: The first port that the workers of a machine use, under Slurm.
 
     Returns:
-        The strategy; of this process alone if no other worker is named.
+        The strategy, or `None` where there is neither.
 
     Raises:
         RuntimeError: If a worker cannot be reached in that time.
     """
     import tensorflow as tf
 
-    resolver = cluster_resolver or tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if "TF_CONFIG" in os.environ:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=port)
+    else:
+        return None
     spec = resolver.cluster_spec().as_dict()
     if sum(len(spec.get(kind, [])) for kind in ("chief", "worker")) > 1:
         _wait_for_workers(spec, resolver.task_type, resolver.task_id, timeout)

@@ -248,7 +248,11 @@ def multi_worker_loop(strategy, model, dataset):
 
 
 def inception(rank=None, port=None):
-    """The weights of Inception-v3 after 20 steps, by two workers or by this process."""
+    """The weights of Inception-v3 after 20 steps, by two workers or by this process.
+
+    With alpha = .01, as in the paper: with .1, mu and sigma of 94 layers, each of which sees those
+    before it, grow the last digit of a float64 to .01 in 20 steps.
+    """
     import tensorflow as tf
 
     strategy = None if rank is None else tf.distribute.MultiWorkerMirroredStrategy()
@@ -263,9 +267,7 @@ def inception(rank=None, port=None):
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             microbatch = 8 if strategy is None else None
             model = inception_v3(
-                lambda size=microbatch: BatchRenormalization(
-                    scale=False, momentum=0.9, microbatch_size=size
-                ),
+                lambda size=microbatch: BatchRenormalization(scale=False, microbatch_size=size),
                 *((75, 75, 3), 10),
                 auxiliary=False,
                 dropout=0.0,
@@ -273,7 +275,7 @@ def inception(rank=None, port=None):
             if strategy is not None:
                 keras_brn.multi_worker(model)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            model.compile(keras.optimizers.SGD(1e-3, MOMENTUM), loss, jit_compile=False)
+            model.compile(keras.optimizers.SGD(1e-4, MOMENTUM), loss, jit_compile=False)
         options = tf.data.Options()
         data = tf.data.experimental.AutoShardPolicy.DATA
         options.experimental_distribute.auto_shard_policy = data

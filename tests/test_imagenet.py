@@ -12,6 +12,9 @@ import tensorflow_datasets as tfds
 from keras_brn import imagenet
 from keras_brn.sampling import batches, in_order
 
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="The same on every backend."
+)
 LABELS, PER_LABEL, VALIDATION = 8, 8, 20
 
 

@@ -32,7 +32,15 @@ torch.distributed.init_process_group(
 batches = list(zip(torch.tensor(x).chunk(4), torch.tensor(y).chunk(4)))
 network = model
 """
+SMALL = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import keras_brn.imagenet, worker_program
+keras_brn.imagenet.load_imagenet = lambda folder: worker_program.shades()
+keras_brn.experiment.figure_2 = lambda: [worker_program.run(steps=20)]
+"""
 NEEDED = {  # By what is in an example: the backend, and what goes before it.
+    "load_imagenet(": ("tensorflow", SMALL),
     "tf.distribute": ("tensorflow", "import tensorflow as tf"),
     "keras.distribution": ("jax", ""),
     "DistributedDataParallel": ("torch", PROCESSES),

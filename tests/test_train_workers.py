@@ -1,6 +1,8 @@
 """An experiment over two workers: the same as in one process, also after failures."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 import worker_program
 
 from keras_brn import experiment
-from keras_brn.launch import start, wait
+from keras_brn.launch import free_addresses, start, wait
+from keras_brn.workers import connect_workers, place_among_workers
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow"),
@@ -116,6 +119,52 @@ def output_of(program, tmp_path):
 def test_launcher_passes_on_what_the_workers_say(tmp_path):
     status, said = output_of("print('here')", tmp_path)
     assert status == 0 and sorted(said.split("\n")) == ["", "0: here", "1: here"]
+
+
+def test_slurm():
+    """The tasks of a step find one another by what Slurm sets."""
+    program = (
+        "from keras_brn.workers import connect_workers, place_among_workers\n"
+        f"strategy = connect_workers(60, port={free_addresses(1)[0].rpartition(':')[2]})\n"
+        "print(*place_among_workers(strategy), strategy.num_replicas_in_sync)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
+    environment |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+    environment |= {"SLURM_STEP_NODELIST": "localhost", "CUDA_VISIBLE_DEVICES": "0,1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**environment, "SLURM_PROCID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert said == ["0 2 2\n", "1 2 2\n"]
+
+
+def test_without_a_cluster_there_is_no_strategy(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
+    assert connect_workers() is None
+    assert place_among_workers(None) == (0, 1)
+
+
+def test_kubernetes():
+    """The README's job gives each of its pods the addresses of all."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (setting,) = re.findall(r"export TF_CONFIG=.*", readme)
+    (addresses,) = re.findall(r"workers=.*seq.*", readme)
+    script = f"{addresses}\n{setting}\nprintenv TF_CONFIG"
+    environment = {**os.environ, "WORKERS": "3", "JOB_COMPLETION_INDEX": "2"}
+    said = subprocess.run(
+        ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert json.loads(said) == {
+        "cluster": {"worker": [f"brn-{k}.brn:8888" for k in range(3)]},
+        "task": {"type": "worker", "index": 2},
+    }
 
 
 def test_a_worker_that_never_comes_is_named(tmp_path):

@@ -29,10 +29,10 @@ def shades():
     return Images("shades", 10, pixels, labels, pixels[:99], labels[:99], flip=False)
 
 
-def run():
+def run(steps=12):
     """Label pairs, in groups of 8; the ramp opens, and the weights do not run away."""
     small = {"evaluations": 2, "batch_size": 32, "width": 1, "group": 8, "draw": 8}
-    return scaled(figure_3()[3], 12, warmup_steps=1, learning_rate=0.003, **small)
+    return scaled(figure_3()[3], steps, warmup_steps=1, learning_rate=0.003, **small)
 
 
 def step_of(model):
