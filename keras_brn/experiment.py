@@ -137,8 +137,8 @@ def scaled(experiment, steps, **changes):
 
 
 # What `scaled` changes as well for Figure 3. A step of 128 images in groups of few labels has 64 or
-# 16 labels, where the paper's has 800, and the small epsilon lets the logits follow those of the
-# last steps: batchnorm with 4 labels a group stays at chance. With .3 it learns.
+# 16 labels, where the paper's has 800: with the small epsilon, batchnorm with 4 labels a group
+# stays at chance. With .3 it learns.
 FEW_LABELS = {"optimizer_epsilon": 0.3}
 
 
