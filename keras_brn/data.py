@@ -85,7 +85,7 @@ class Images:
         labels = np.asarray(labels)
         arrays = {}
         for part, most in (("train", train_per_label), ("validation", None)):
-            of_part = getattr(self, f"{part}_labels")
+            of_part = self.labels[part]
             chosen = [np.flatnonzero(of_part == label)[:most] for label in labels]
             index = np.sort(np.concatenate(chosen))
             new = {label: k for k, label in enumerate(labels.tolist())}

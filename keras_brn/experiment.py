@@ -261,7 +261,8 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None):
         checkpoint.unlink(missing_ok=True)
         return result
     config = {"data": data.name, **dataclasses.asdict(experiment)}
-    result = read_result(path, config) if path.exists() else _empty_result(config, strategy)
+    worker, workers = place_among_workers(strategy)
+    result = read_result(path, config) if path.exists() else _empty_result(config, workers)
     path.parent.mkdir(parents=True, exist_ok=True)
 
     keras.utils.set_random_seed(experiment.seed)
@@ -285,7 +286,6 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None):
     if experiment.normalization == "batch_renorm":
         if experiment.r_max_steps > 0:  # Bounds that open at once need no ramp.
             callbacks.append(_schedule(experiment))
-        worker, workers = place_among_workers(strategy)
         minibatches = _batches(experiment, data, experiment.seed + 1_000_000, 0, worker, workers)
         inputs = np.concatenate([x for x, _ in minibatches.take(4)])
         monitor = RenormMonitor(inputs, experiment.batch_size // workers, steps_per_epoch)
@@ -300,7 +300,7 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None):
             *callbacks,
             _Recorder(experiment, data, result, path, checkpoint, monitor, backups, strategy),
         ],
-        verbose=verbose if place_among_workers(strategy)[0] == 0 else 0,
+        verbose=verbose if worker == 0 else 0,
     )
     return result
 
@@ -340,7 +340,7 @@ def _path(experiment, data_name, folder):
     return Path(folder) / f"{'-'.join([*parts, f'seed{experiment.seed}'])}.json"
 
 
-def _empty_result(config, strategy):
+def _empty_result(config, workers):
     kept = ("name", "data", "seed", "group", "images_per_label")
     return {
         **{key: config[key] for key in kept},
@@ -348,7 +348,7 @@ def _empty_result(config, strategy):
         "config": config,
         "provenance": {
             "seconds": 0.0,
-            "workers": place_among_workers(strategy)[1],
+            "workers": workers,
             **provenance(),
         },
     }

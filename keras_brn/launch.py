@@ -26,16 +26,20 @@ def free_addresses(count):
         return [f"localhost:{free.getsockname()[1]}" for free in sockets]
 
 
-def start(command, workers, **environment):
+def tf_configs(workers):
+    """The `TF_CONFIG` of each of several workers on this machine."""
+    cluster = {"worker": free_addresses(workers)}
+    tasks = [{"type": "worker", "index": index} for index in range(workers)]
+    return [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
+
+
+def start(command, workers):
     """A pair for each worker: its `subprocess.Popen`, and a thread that shows its output."""
-    addresses = free_addresses(workers)
     started = []
-    for index in range(workers):
-        task = {"type": "worker", "index": index}
-        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+    for index, tf_config in enumerate(tf_configs(workers)):
         process = subprocess.Popen(
             command,
-            env={**os.environ, "TF_CONFIG": tf_config, **environment},
+            env={**os.environ, "TF_CONFIG": tf_config},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -8,6 +8,7 @@ processes. `--only-figures` draws what there is.
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -176,8 +177,8 @@ def main():
     options = parser.parse_args()
     loaders = {("labels", "glyphs"): load_glyphs, ("few_labels", "glyphs"): few_glyphs}
     if options.tiny_imagenet is not None:
-        for setting in ("labels", "few_labels"):
-            loaders[setting, "tiny_imagenet"] = lambda: load_tiny_imagenet(options.tiny_imagenet)
+        photographs = functools.cache(lambda: load_tiny_imagenet(options.tiny_imagenet))
+        loaders |= {(setting, "tiny_imagenet"): photographs for setting in ("labels", "few_labels")}
     planned = plan(dict.fromkeys(name for _, name in loaders), options.steps)
     adaptations = fine_tuning.plan()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import json
 import os
 import pickle
 import subprocess
@@ -18,7 +17,7 @@ import keras_brn
 from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
 from keras_brn.averaging import AveragedModel
 from keras_brn.inception import inception_v3
-from keras_brn.launch import free_addresses
+from keras_brn.launch import free_addresses, tf_configs
 
 EPOCHS, STEPS, BATCH, RAMP = 2, 10, 64, (4, 16, 12)
 RATE, MOMENTUM = 0.05, 0.9
@@ -170,14 +169,14 @@ def ddp_fit(network, x, y):
     return fit(Parallel(network), x, y).network.get_weights()
 
 
-def sharded(x, y, policy="DATA"):
+def sharded(x, y, steps=STEPS, policy="DATA"):
     """A `tf.data.Dataset` of the batches of all workers together."""
     import tensorflow as tf
 
     options = tf.data.Options()
     policy = getattr(tf.data.experimental.AutoShardPolicy, policy)
     options.experimental_distribute.auto_shard_policy = policy
-    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) // STEPS)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(len(x) // steps)
     return dataset.with_options(options)
 
 
@@ -276,36 +275,23 @@ def inception(rank=None, port=None):
                 keras_brn.multi_worker(model)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile(keras.optimizers.SGD(1e-4, MOMENTUM), loss, jit_compile=False)
-        options = tf.data.Options()
-        data = tf.data.experimental.AutoShardPolicy.DATA
-        options.experimental_distribute.auto_shard_policy = data
-        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(16).with_options(options)
+        dataset = sharded(x, y, steps=20)
         model.fit(dataset, verbose=0, callbacks=[RenormSchedule(*RAMP)])
         results[dtype] = model.get_weights()
     return results
 
 
-def start(role, folder, workers=1, **environment):
-    """A process, and the path of what it returns, for each worker of a role."""
-    addresses = free_addresses(workers)
-    port = addresses[0].rpartition(":")[2]
-    started = []
-    for rank in range(workers):
-        path = str(folder / f"{role}{rank}")
-        arguments = [str(rank), port] if workers > 1 else []
-        task = {"type": "worker", "index": rank}
-        tf_config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        process = subprocess.Popen(
-            [sys.executable, __file__, role, path, *arguments],
-            env={**os.environ, "TF_CONFIG": tf_config, **environment},
-        )
-        started.append((process, path))
-    return started
-
-
 def run(role, folder, workers=1, timeout=300, **environment):
     """What each worker of a role returns, within so many seconds."""
-    processes, paths = zip(*start(role, folder, workers, **environment), strict=True)
+    port = free_addresses(1)[0].rpartition(":")[2]
+    paths = [str(folder / f"{role}{rank}") for rank in range(workers)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, role, path, *([str(rank), port] if workers > 1 else [])],
+            env={**os.environ, "TF_CONFIG": tf_config, **environment},
+        )
+        for rank, (path, tf_config) in enumerate(zip(paths, tf_configs(workers), strict=True))
+    ]
     try:
         assert not any([process.wait(timeout=timeout) for process in processes]), role
     finally:

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from worker_program import shades
 
 from keras_brn import BatchRenormalization, experiment
-from keras_brn.data import Images
 from keras_brn.experiment import Experiment, figure_1, figure_2, figure_3, scaled, train
 from keras_brn.models import small_inception
 from keras_brn.monitor import QUANTITIES
@@ -23,12 +23,7 @@ SMALL = {"steps": 12, "evaluations": 3, "batch_size": 32, "width": 1, "seed": 3}
 
 @pytest.fixture(scope="module")
 def images():
-    """Ten labels that are ten shades."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(120) % 10
-    pixels = labels[:, None, None, None] * 20 + rng.integers(0, 40, (120, 16, 16, 1))
-    pixels = pixels.astype("uint8")
-    return Images("shades", 10, pixels, labels, pixels[:100], labels[:100], flip=False)
+    return shades(validation=100)
 
 
 def small(run, **changes):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import worker_program
 
-from keras_brn import experiment
 from keras_brn.launch import free_addresses, start, wait
 from keras_brn.workers import connect_workers, place_among_workers
 
@@ -23,10 +22,9 @@ pytestmark = [
 PROGRAM = Path(worker_program.__file__)
 
 
-def launch(folder, *failure, workers=2):
-    """The exit status of the workers, killed if they take minutes."""
-    command = [sys.executable, str(PROGRAM), str(folder), *map(str, failure)]
-    return wait(start(command, workers))
+def launch(folder, *failure):
+    """The exit status of two workers."""
+    return wait(start([sys.executable, str(PROGRAM), str(folder), *map(str, failure)], 2))
 
 
 def weights(folder, worker=0):
@@ -55,19 +53,10 @@ def test_workers_hold_the_same(uninterrupted):
     check_equal(weights(uninterrupted, 1), weights(uninterrupted), tolerance=0)
 
 
-def test_one_process_trains_the_same(uninterrupted, tmp_path, monkeypatch):
-    recorder = experiment._Recorder
-
-    class Recorder(recorder):
-        def on_train_end(self, logs=None):
-            super().on_train_end(logs)
-            np.savez(tmp_path / "weights0.npz", *self.model.get_weights())
-
-    monkeypatch.setattr(experiment, "_Recorder", Recorder)
-    run, data = worker_program.run(), worker_program.shades()
-    alone = experiment.train(run, data, tmp_path, verbose=0)
+def test_one_process_trains_the_same(uninterrupted, tmp_path):
+    subprocess.run([sys.executable, str(PROGRAM), str(tmp_path)], check=True)
     check_equal(weights(uninterrupted), weights(tmp_path), tolerance=1e-3)
-    together = result(uninterrupted)
+    together, alone = result(uninterrupted), result(tmp_path)
     assert together["step"] == alone["step"] == [6, 12]
     for curve in ("accuracy", "train_accuracy"):
         np.testing.assert_allclose(together[curve], alone[curve], atol=1e-4)

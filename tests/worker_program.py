@@ -2,6 +2,8 @@
 
     python -m keras_brn.launch --workers 2 tests/worker_program.py FOLDER [FAILURE STEP]
 
+Without the launcher, one process trains alone.
+
 FAILURE: "kill" this worker after a step, or "tear" the backup after it, half written; both of the
 last worker that can. Or "full": no space is left for that backup, and the program goes on.
 """
@@ -20,13 +22,13 @@ from keras_brn.experiment import figure_3, scaled, train
 from keras_brn.workers import connect_workers, place_among_workers
 
 
-def shades():
-    """Ten labels that are ten shades."""
+def shades(validation=99):
+    """Ten labels that are ten shades; so many of the images are for validation, too."""
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 10
     pixels = labels[:, None, None, None] * 20 + rng.integers(0, 40, (120, 16, 16, 1))
     pixels = pixels.astype("uint8")
-    return Images("shades", 10, pixels, labels, pixels[:99], labels[:99], flip=False)
+    return Images("shades", 10, pixels, labels, pixels[:validation], labels[:validation], False)
 
 
 def run(steps=12):
