@@ -1,9 +1,11 @@
 """Starts several workers of a program on this machine, as a cluster would on many.
 
     python -m keras_brn.launch --workers 4 program.py [arguments]
+    python -m keras_brn.launch --workers 4 -m package.module [arguments]
 
-Each gets the environment variable `TF_CONFIG` that names all of them. If one fails, the others are
-ended, too. The output of all is shown, the lines of worker k after "k: ".
+Each gets the environment variable `TF_CONFIG` that names all of them; `%t` in an argument becomes
+its number, as in Slurm. If one fails, the others are ended, too. The output of all is shown, the
+lines of worker k after "k: ".
 """
 
 import argparse
@@ -34,11 +36,16 @@ def tf_configs(workers):
 
 
 def start(command, workers):
-    """A pair for each worker: its `subprocess.Popen`, and a thread that shows its output."""
+    """A pair for each worker: its `subprocess.Popen`, and a thread that shows its output.
+
+    Args:
+        command: List of strings, in which `%t` becomes the worker's number.
+        workers: Number of workers.
+    """
     started = []
     for index, tf_config in enumerate(tf_configs(workers)):
         process = subprocess.Popen(
-            command,
+            [argument.replace("%t", str(index)) for argument in command],
             env={**os.environ, "TF_CONFIG": tf_config},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -74,11 +81,13 @@ def wait(started):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("-m", action="store_true", help="the program is a module")
     parser.add_argument("program", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if options.workers < 1 or not options.program:
         parser.error("give a number of workers, at least 1, and a program")
-    return wait(start([sys.executable, *options.program], options.workers))
+    program = ["-m", *options.program] if options.m else options.program
+    return wait(start([sys.executable, *program], options.workers))
 
 
 if __name__ == "__main__":

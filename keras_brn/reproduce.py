@@ -23,11 +23,9 @@ from keras_brn.experiment import (
     figure_4,
     figure_4_name,
     figure_5,
-    finished,
     scaled,
     sigma_averaged,
     spread,
-    train,
 )
 from keras_brn.figures import (
     plot_alpha_and_ramp,
@@ -40,6 +38,7 @@ from keras_brn.figures import (
 from keras_brn.glyphs import load_glyphs
 from keras_brn.records import write_json
 from keras_brn.results import FIGURES, as_runs, estimate_of_best, save_figure, summarize
+from keras_brn.training import finished, train
 
 STEPS = 4_000
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}

@@ -33,7 +33,7 @@ FIGURES = {
 
 
 def as_runs(results):
-    """What `keras_brn.experiment.train` returned, as the runs of a figure.
+    """What `keras_brn.training.train` returned, as the runs of a figure.
 
     The evaluation with the statistics of test minibatches becomes a run of its own, and of the
     correction the means over the layers remain.

@@ -34,6 +34,16 @@ def _seeded():
     keras.utils.clear_session()
 
 
+@pytest.fixture(scope="session")
+def imagenet_folder(tmp_path_factory):
+    """Of the small ImageNet."""
+    import small_imagenet
+
+    folder = tmp_path_factory.mktemp("imagenet")
+    small_imagenet.prepare(folder)
+    return folder
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -16,8 +16,11 @@ from keras import ops
 import keras_brn
 from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
 from keras_brn.averaging import AveragedModel
+from keras_brn.data import Images
 from keras_brn.inception import inception_v3
 from keras_brn.launch import free_addresses, tf_configs
+from keras_brn.sampling import batches
+from keras_brn.workers import of_worker
 
 EPOCHS, STEPS, BATCH, RAMP = 2, 10, 64, (4, 16, 12)
 RATE, MOMENTUM = 0.05, 0.9
@@ -29,6 +32,29 @@ def data(rank=0, workers=1):
     shape = (STEPS, workers, BATCH // workers)
     x, y = rng.normal(1, 2, (*shape, 8, 8, 3)).astype("float32"), rng.integers(0, 10, shape)
     return x[:, rank].reshape(-1, 8, 8, 3), y[:, rank].reshape(-1)
+
+
+def label_pairs(worker=0, workers=1):
+    """Minibatches of 8, of 4 labels, 2 images each: a `tf.data.Dataset` of a worker's share."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (100, 8, 8, 3), "uint8"), np.arange(100) % 10
+    images = Images("noise", 10, pixels, labels, pixels[:1], labels[:1], True)
+    shares = {"worker": worker, "workers": workers}
+    pairs = batches(images, BATCH, EPOCHS * STEPS, 0, group=8, images_per_label=2, **shares)
+    return pairs.map(lambda x, y: (x, tf.argmax(y, 1)))
+
+
+def fit_label_pairs(model, strategy=None):
+    model.fit(
+        of_worker(label_pairs, strategy),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        verbose=0,
+        callbacks=[RenormSchedule(*RAMP)],
+    )
+    return [ops.convert_to_numpy(weight) for weight in (*model.weights, *model.averages)]
 
 
 @keras.saving.register_keras_serializable()
@@ -187,11 +213,11 @@ def multi_worker(rank, port):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     dataset = sharded(*data())
     with strategy.scope():
-        models = [keras_brn.multi_worker(network()) for _ in range(2)]
-        averaged = keras_brn.multi_worker(AveragedModel(network()))
+        model = keras_brn.multi_worker(network())
+        averaged = keras_brn.multi_worker(AveragedModel(network(8)))
         plain, in_loop = network(), network()
-        for model in (*models, averaged, plain):
-            compiled(model)
+        for each in (model, averaged, plain):
+            compiled(each)
     results = {"keras": {}, "weights": {}}
     for name in ("fit", "evaluate"):
         try:
@@ -199,23 +225,13 @@ def multi_worker(rank, port):
         except Exception as error:  # Whatever it is.
             results["keras"][name] = type(error).__name__
 
-    fit_arguments = {"epochs": EPOCHS, "verbose": 0}
     schedule = RenormSchedule(*RAMP)
-    history = models[0].fit(dataset, callbacks=[schedule], validation_data=dataset, **fit_arguments)
-    results["history"] = history.history
-    results["evaluate"] = models[0].evaluate(dataset, verbose=0, return_dict=True)
-    results["predict"] = models[0].predict(data()[0][:99], batch_size=40, verbose=0)
-    results["weights"]["fit"] = models[0].get_weights()
-    averaged.fit(dataset, callbacks=[RenormSchedule(*RAMP)], **fit_arguments)
-    results["averages"] = [ops.convert_to_numpy(average) for average in averaged.averages]
-
-    def own_share(context):
-        images, labels = data(rank, context.num_input_pipelines)
-        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(len(images) // STEPS)
-
-    share = strategy.distribute_datasets_from_function(own_share)
-    models[1].fit(share, callbacks=[RenormSchedule(*RAMP)], steps_per_epoch=STEPS, **fit_arguments)
-    results["weights"]["fit on shares"] = models[1].get_weights()
+    arguments = {"epochs": EPOCHS, "validation_data": dataset, "callbacks": [schedule]}
+    results["history"] = model.fit(dataset, verbose=0, **arguments).history
+    results["evaluate"] = model.evaluate(dataset, verbose=0, return_dict=True)
+    results["predict"] = model.predict(data()[0][:99], batch_size=40, verbose=0)
+    results["weights"]["fit"] = model.get_weights()
+    results["label pairs"] = fit_label_pairs(averaged, strategy)
     results["weights"]["loop"] = multi_worker_loop(strategy, in_loop, dataset)
     return results
 

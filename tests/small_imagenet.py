@@ -5,6 +5,26 @@ import tarfile
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_brn.imagenet import prepare_imagenet
+
+LABELS, PER_LABEL, VALIDATION = 8, 8, 20
+
+
+def prepare(folder):
+    """Leaves the archives in `folder / "manual"`, and what is made of them in `folder / "data"`."""
+    names, validation = official_labels(folder / "data")
+    write_archives(folder / "manual", names[:LABELS], validation, PER_LABEL)
+    prepare_imagenet(folder / "manual", folder / "data")
+
+
+def official_labels(folder):
+    """The names of all labels, and the labels of the first validation images."""
+    builder = tfds.builder("imagenet2012:5.1.0", data_dir=folder)
+    names = builder.info.features["label"].names
+    path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    return names, [names.index(name) for name in path.read_text().split()[:VALIDATION]]
 
 
 def jpeg(rng, label, height=90, width=120):

@@ -1,52 +1,35 @@
 """ImageNet, on a small one that the same builder has prepared from archives like the official."""
 
+import re
 import tarfile
 
 import keras
 import numpy as np
 import pytest
-import small_imagenet
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from small_imagenet import LABELS, PER_LABEL, VALIDATION, official_labels
 
-from keras_brn import imagenet
+from keras_brn import imagenet, throughput
 from keras_brn.sampling import batches, in_order
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="The same on every backend."
 )
-LABELS, PER_LABEL, VALIDATION = 8, 8, 20
-
-
-def official_labels(folder):
-    """The names of all labels, and the labels of the first validation images."""
-    builder = tfds.builder("imagenet2012:5.1.0", data_dir=folder)
-    names = builder.info.features["label"].names
-    path = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
-    return names, [names.index(name) for name in path.read_text().split()[:VALIDATION]]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("imagenet")
-    names, validation = official_labels(folder / "data")
-    small_imagenet.write_archives(folder / "manual", names[:LABELS], validation, PER_LABEL)
-    imagenet.prepare_imagenet(folder / "manual", folder / "data")
-    return folder
 
 
 @pytest.fixture
-def small(folder, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    return imagenet.load_imagenet(folder / "data", size=64)
+def small(imagenet_folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(imagenet_folder / "cache"))
+    return imagenet.load_imagenet(imagenet_folder / "data", size=64)
 
 
-def test_what_is_loaded(small, folder):
+def test_what_is_loaded(small, imagenet_folder):
     assert small.classes == 1000 and small.image_shape == (64, 64, 3)
     np.testing.assert_array_equal(
         np.bincount(small.labels["train"], minlength=1000), [PER_LABEL] * LABELS + [0] * 992
     )
-    names, validation = official_labels(folder / "data")
+    names, validation = official_labels(imagenet_folder / "data")
     records = list(small.sources["validation"])
     numbers = [int(record["file_name"].decode()[-13:-5]) for record in records]
     assert sorted(numbers) == list(range(1, VALIDATION + 1))
@@ -55,9 +38,9 @@ def test_what_is_loaded(small, folder):
     )
 
 
-def test_labels_are_read_once(small, folder, monkeypatch):
+def test_labels_are_read_once(small, imagenet_folder, monkeypatch):
     monkeypatch.setattr(imagenet, "_read_labels", None)
-    again = imagenet.load_imagenet(folder / "data", size=64)
+    again = imagenet.load_imagenet(imagenet_folder / "data", size=64)
     np.testing.assert_array_equal(again.labels["train"], small.labels["train"])
 
 
@@ -138,17 +121,38 @@ def test_trains(small):
     model.fit(batches(small, 16, 3, 0), verbose=0)
 
 
-def test_refuses_what_is_not_prepared(folder):
+def test_refuses_what_is_not_prepared(imagenet_folder):
     with pytest.raises(ValueError, match="call `keras_brn.imagenet.prepare_imagenet`"):
-        imagenet.load_imagenet(folder / "nothing")
+        imagenet.load_imagenet(imagenet_folder / "nothing")
 
 
-def test_refuses_another_format(folder):
-    builder = tfds.builder("imagenet2012:5.1.0", data_dir=folder / "tf", file_format="tfrecord")
-    config = tfds.download.DownloadConfig(manual_dir=str(folder / "manual"))
+@pytest.fixture(scope="module")
+def tfrecord_folder(imagenet_folder):
+    """The same images in the default format of TFDS."""
+    folder = imagenet_folder / "tf"
+    builder = tfds.builder("imagenet2012:5.1.0", data_dir=folder, file_format="tfrecord")
+    config = tfds.download.DownloadConfig(manual_dir=str(imagenet_folder / "manual"))
     builder.download_and_prepare(download_config=config)
+    return folder
+
+
+def test_refuses_another_format(tfrecord_folder):
     with pytest.raises(ValueError, match="array_record.*prepared as tfrecord"):
-        imagenet.load_imagenet(folder / "tf")
+        imagenet.load_imagenet(tfrecord_folder)
+
+
+@pytest.mark.slow
+def test_throughput(small, imagenet_folder, tfrecord_folder, capsys):
+    """It is measured, and plain TFDS yields what ours does."""
+    folders = ["--data-dir", imagenet_folder / "data", "--tfrecord-dir", tfrecord_folder]
+    throughput.main([*map(str, folders), "--rounds", "1"])
+    independent, pairs, plain = capsys.readouterr().out.splitlines()[-3:]
+    for line in (independent, pairs):
+        assert re.search(r": \d+ \[.* images/s, by plain TFDS \d+\.\d\d ", line)
+    assert re.fullmatch(r"plain TFDS: \d+ \[.*\] images/s", plain)
+    x, y = next(iter(throughput.plain(tfrecord_folder, small.image_shape)))
+    ((ours, labels),) = batches(small, throughput.BATCH, 1, 0)
+    assert x.shape == ours.shape and x.dtype == ours.dtype and y.shape == labels.shape
 
 
 def test_refuses_a_missing_archive(tmp_path):
@@ -156,9 +160,9 @@ def test_refuses_a_missing_archive(tmp_path):
         imagenet.prepare_imagenet(tmp_path, tmp_path / "data")
 
 
-def test_refuses_a_folder_in_an_archive(folder, tmp_path):
+def test_refuses_a_folder_in_an_archive(imagenet_folder, tmp_path):
     """TFDS would take it for an image, and give the next image its label."""
-    for archive in (folder / "manual").iterdir():
+    for archive in (imagenet_folder / "manual").iterdir():
         (tmp_path / archive.name).write_bytes(archive.read_bytes())
     with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "a") as archive:
         entry = archive.gettarinfo(tmp_path)

@@ -53,6 +53,20 @@ def test_workers_hold_the_same(uninterrupted):
     check_equal(weights(uninterrupted, 1), weights(uninterrupted), tolerance=0)
 
 
+def test_the_first_worker_writes_the_logs(uninterrupted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for part, tag, points in (
+        ("train", "epoch_accuracy", 6),
+        ("train", "epoch_renorm_lag", 6),
+        ("validation", "epoch_accuracy", 2),
+    ):
+        (path,) = uninterrupted.glob(f"logs/*/{part}/events*")
+        events = EventAccumulator(str(path))
+        events.Reload()
+        assert len(events.Tensors(tag)) == points
+
+
 def test_one_process_trains_the_same(uninterrupted, tmp_path):
     subprocess.run([sys.executable, str(PROGRAM), str(tmp_path)], check=True)
     check_equal(weights(uninterrupted), weights(tmp_path), tolerance=1e-3)

@@ -16,9 +16,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_brn import experiment
+from keras_brn import training
 from keras_brn.data import Images
-from keras_brn.experiment import figure_3, scaled, train
+from keras_brn.experiment import figure_3, scaled
+from keras_brn.training import train
 from keras_brn.workers import connect_workers, place_among_workers
 
 
@@ -44,7 +45,7 @@ def step_of(model):
 def main(folder, failure=None, at=0):
     strategy = connect_workers(timeout=120)
     worker, workers = place_among_workers(strategy)
-    recorder, save = experiment._Recorder, keras.Model.save
+    recorder, save = training._Recorder, keras.Model.save
 
     class Recorder(recorder):
         def on_train_batch_end(self, batch, logs=None):
@@ -64,8 +65,9 @@ def main(folder, failure=None, at=0):
             os.truncate(path, 1000)
             os.kill(os.getpid(), 9)
 
-    experiment._Recorder, keras.Model.save = Recorder, failing_save
-    train(run(), shades(), folder, strategy=strategy, backups=3)
+    training._Recorder, keras.Model.save = Recorder, failing_save
+    logs = Path(folder) / "logs"
+    train(run(), shades(), folder, strategy=strategy, backups=3, log_dir=logs)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import pytest
 from keras import ops
 from worker_program import shades
 
-from keras_brn import BatchRenormalization, experiment
-from keras_brn.experiment import Experiment, figure_1, figure_2, figure_3, scaled, train
+from keras_brn import BatchRenormalization, training
+from keras_brn.experiment import Experiment, figure_1, figure_2, figure_3, scaled
 from keras_brn.models import small_inception
 from keras_brn.monitor import QUANTITIES
 from keras_brn.reproduce import plan
 from keras_brn.results import as_runs
+from keras_brn.training import train
 
 # The same code on every backend, most of it compilation.
 once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
@@ -94,7 +95,7 @@ def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
 def test_a_run_that_was_killed_goes_on_to_the_same_curve(images, tmp_path, monkeypatch, kind):
     run = small(kind)
     whole = train(run, images, tmp_path / "whole", verbose=0)
-    recorder = experiment._Recorder
+    recorder = training._Recorder
 
     def killed(self, epoch, logs=None, original=recorder.on_epoch_end):
         original(self, epoch, logs)
@@ -133,8 +134,8 @@ def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, mon
 def test_evaluation_with_the_statistics_of_test_minibatches(images):
     run = small(figure_3(4)[1], width=2)
     keras.utils.set_random_seed(0)
-    minibatches = experiment._TestMinibatches(run, images)
-    network = experiment._network(run, images, group=None)
+    minibatches = training._TestMinibatches(run, images)
+    network = training._network(run, images, group=None)
     weights = [ops.convert_to_numpy(weight) for weight in network.weights]
     correct = []
     for x, y in minibatches.batches.as_numpy_iterator():
@@ -170,6 +171,7 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
         train(small(figure_1()[0], alpha=0.5), images, tmp_path, verbose=0)
     for changes, message in (
         ({"evaluations": 5}, "evaluations=5, backups=1, steps=12"),
+        ({"batch_size": 48}, "batch_size=48, group=32, replicas=1"),
         ({"normalization": "instance_norm"}, "normalization='instance_norm'"),
         ({"network": "resnet"}, "network='resnet'"),
         ({"dropout": 0.2}, "dropout=0.2"),
