@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_brn.layer import move_average
 from keras_brn.normalization import normalization_of
 
 
@@ -40,7 +41,7 @@ class MicrobatchNormalization(keras.layers.BatchNormalization):
             if self.microbatch_size is not None:
                 value = ops.mean(value, axis=0)
             value = ops.reshape(ops.stop_gradient(value), average.shape)
-            average.assign(average * self.momentum + value * (1.0 - self.momentum))
+            move_average(average, value - average, self.momentum)
         return ops.cast(y, self.compute_dtype)
 
     def get_config(self):

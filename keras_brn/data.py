@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tarfile
+import uuid
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,12 +102,17 @@ def cached(name, make):
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = make()
-        part = path.with_suffix(f".{os.getpid()}.part")  # An interrupted write leaves no `path`.
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        part.replace(path)
+        write_arrays(path, arrays)
     with np.load(path) as file:
         return dict(file)
+
+
+def write_arrays(path, arrays):
+    """Writes an npz file that is always whole, also if several processes write it, or one ends."""
+    part = path.with_suffix(f".{uuid.uuid4().hex}.part")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    part.replace(path)
 
 
 def load_tiny_imagenet(path, size=32):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_brn.data import cached
+from keras_brn.data import write_arrays
 
 _BUILDER = "imagenet2012:5.1.0"
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
@@ -147,6 +147,7 @@ def prepare_imagenet(manual_dir, data_dir=None):
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir))
     builder = tfds.builder(_BUILDER, data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare(download_config=config)
+    load_imagenet(data_dir)  # Which leaves the labels beside the images.
 
 
 def _check_archives(manual_dir):
@@ -172,8 +173,7 @@ def load_imagenet(data_dir=None, size=299):
         size: Side of the images that a network sees, in pixels.
 
     Returns:
-        `ImageNet`. The first time all labels are read, in one pass; they are kept in the user's
-        cache directory.
+        `ImageNet`.
 
     Raises:
         ValueError: If ImageNet is not prepared there, or in another format.
@@ -195,9 +195,11 @@ def load_imagenet(data_dir=None, size=299):
         )
     decoders = {"image": tfds.decode.SkipDecoding()}
     sources = {part: builder.as_data_source(split=part, decoders=decoders) for part in _ARCHIVES}
-    counts = "-".join(str(len(source)) for source in sources.values())
-    stamp = (folder / "dataset_info.json").stat().st_mtime_ns
-    labels = cached(f"imagenet-labels-{counts}-{stamp}", lambda: _read_labels(sources))
+    path = folder / "labels.npz"
+    if not path.exists():  # One pass over all images.
+        write_arrays(path, _read_labels(sources))
+    with np.load(path) as file:
+        labels = dict(file)
     classes = builder.info.features["label"].num_classes
     return ImageNet("imagenet", classes, (size, size, 3), sources, labels)
 

@@ -4,8 +4,8 @@
     python -m keras_brn.launch --workers 4 -m package.module [arguments]
 
 Each gets the environment variable `TF_CONFIG` that names all of them; `%t` in an argument becomes
-its number, as in Slurm. If one fails, the others are ended, too. The output of all is shown, the
-lines of worker k after "k: ".
+its number. With `--gpus 1` each has one GPU of its own, where else all would take all. If one
+fails, the others are ended, too. The output of all is shown, the lines of worker k after "k: ".
 """
 
 import argparse
@@ -35,18 +35,23 @@ def tf_configs(workers):
     return [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
 
 
-def start(command, workers):
+def start(command, workers, gpus=None):
     """A pair for each worker: its `subprocess.Popen`, and a thread that shows its output.
 
     Args:
         command: List of strings, in which `%t` becomes the worker's number.
         workers: Number of workers.
+        gpus: Number of GPUs of each; `None`: all.
     """
     started = []
     for index, tf_config in enumerate(tf_configs(workers)):
+        visible = {}
+        if gpus is not None:
+            own = range(index * gpus, (index + 1) * gpus)
+            visible["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
         process = subprocess.Popen(
             [argument.replace("%t", str(index)) for argument in command],
-            env={**os.environ, "TF_CONFIG": tf_config},
+            env={**os.environ, "TF_CONFIG": tf_config, **visible},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -81,13 +86,14 @@ def wait(started):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--gpus", type=int, help="number of GPUs of each worker; none: all")
     parser.add_argument("-m", action="store_true", help="the program is a module")
     parser.add_argument("program", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if options.workers < 1 or not options.program:
         parser.error("give a number of workers, at least 1, and a program")
     program = ["-m", *options.program] if options.m else options.program
-    return wait(start([sys.executable, *program], options.workers))
+    return wait(start([sys.executable, *program], options.workers, options.gpus))
 
 
 if __name__ == "__main__":

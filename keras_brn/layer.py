@@ -32,6 +32,15 @@ def gathered_by(updates):
         _gathering.updates = None
 
 
+def move_average(average, error, momentum):
+    """Moves an average by the share `1 - momentum` of what it is off; or hands that on."""
+    move = (1.0 - momentum) * error
+    if _gathering.updates is None:
+        average.assign_add(move)
+    else:
+        _gathering.updates.add(average, move, momentum)
+
+
 def apply_gathered():
     """Brings mu and sigma up to date, for what comes after them in a training step."""
     if _gathering.updates is not None:
@@ -283,11 +292,7 @@ class BatchRenormalization(keras.layers.Layer):
             if len(error.shape) > 1:
                 error = ops.reshape(error, average.shape)
             error = ops.convert_to_tensor(error, average.dtype)
-            move = (1.0 - self.momentum) * error
-            if _gathering.updates is None:
-                average.assign_add(move)
-            else:
-                _gathering.updates.add(average, move, self.momentum)
+            move_average(average, error, self.momentum)
 
     @property
     def r_max(self):

@@ -40,8 +40,32 @@ def provenance():
             },
         },
         "commit": _commit(),
-        "device": f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}",
+        "device": _device(),
     }
+
+
+def _device():
+    """What trains: the accelerators of this machine, or its processor."""
+    backend, accelerators = keras.backend.backend(), []
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        details = [tf.config.experimental.get_device_details(device) for device in devices]
+        accelerators = [detail.get("device_name", "GPU") for detail in details]
+    elif backend == "jax":
+        import jax
+
+        devices = jax.local_devices()
+        accelerators = [device.device_kind for device in devices if device.platform != "cpu"]
+    elif backend == "torch":
+        import torch
+
+        devices = range(torch.cuda.device_count())
+        accelerators = [torch.cuda.get_device_name(device) for device in devices]
+    if accelerators:
+        return f"{len(accelerators)} x {accelerators[0]}"
+    return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
 
 
 def _commit():

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import time
 import warnings
@@ -21,7 +20,7 @@ from keras_brn.monitor import QUANTITIES, RenormMonitor
 from keras_brn.records import provenance, write_json
 from keras_brn.sampling import batches, in_order
 from keras_brn.schedule import RenormSchedule
-from keras_brn.workers import multi_worker, of_worker, place_among_workers
+from keras_brn.workers import multi_worker, of_worker, place_among_workers, seen_by_workers
 
 
 def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir=None):
@@ -54,8 +53,9 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
 
     Raises:
         ValueError: If the stored result is of another configuration, `evaluations * backups` does
-            not divide `steps`, or the replicas (all devices of all workers) do not divide the
-            groups of a step.
+            not divide `steps`, the replicas (all devices of all workers) do not divide the groups
+            of a step, the last backup was made with other `backups` and not at the end of one of
+            these, or the workers do not see the same `folder`.
         ImportError: If there is a `log_dir`, and `tensorboard` is not installed.
     """
     epochs = experiment.evaluations * backups
@@ -74,13 +74,22 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
         import tensorboard  # noqa: F401  Keras would miss it after the first epoch.
     path = _path(experiment, data.name, folder)
     checkpoint = path.with_suffix(".keras")
+    worker, workers = place_among_workers(strategy)
     result = finished(experiment, data.name, folder)
+    stored = checkpoint.stat().st_size if checkpoint.exists() else 0
+    seen = seen_by_workers(strategy, -1 if result else stored)
+    if len(set(seen)) > 1:
+        raise ValueError(
+            "`folder` must be the same for all workers. Received: "
+            f"folder={str(folder)!r}, with backups of {seen} bytes (-1: none, but the result)"
+        )
     if result is not None:
-        checkpoint.unlink(missing_ok=True)
+        if worker == 0:
+            checkpoint.unlink(missing_ok=True)
         return result
     config = {"data": data.name, **dataclasses.asdict(experiment)}
-    worker, workers = place_among_workers(strategy)
-    result = read_result(path, config) if path.exists() else _empty_result(config, workers)
+    result = read_result(path, config) if path.exists() else _empty_result(config)
+    result["provenance"]["workers"] = workers
     path.parent.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(experiment.seed)
     with _scope(strategy):
@@ -92,6 +101,12 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
             model = multi_worker(model)
     done = int(ops.convert_to_numpy(model.optimizer.iterations))
     steps_per_epoch = experiment.steps // epochs
+    if done % steps_per_epoch:
+        raise ValueError(
+            "`backups` must be what it was when the last backup was made, or divide it. Received: "
+            f"backups={backups}, a backup after {steps_per_epoch} steps; the last after {done}"
+        )
+    _continue_dropout(model.network, worker, done)
     evaluated = done * experiment.evaluations // experiment.steps
     kept = dict.fromkeys((*_CURVES, *QUANTITIES), evaluated)
     kept["epoch_accuracy"] = done // steps_per_epoch
@@ -103,18 +118,25 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
     if experiment.normalization == "batch_renorm":
         if experiment.r_max_steps > 0:  # Bounds that open at once need no ramp.
             callbacks.append(_schedule(experiment))
-        minibatches = _batches(experiment, data, experiment.seed + 1_000_000, 0, worker, workers)
-        inputs = np.concatenate([x for x, _ in minibatches.take(4)])
-        monitor = RenormMonitor(inputs, experiment.batch_size // workers, steps_per_epoch)
-        callbacks.append(monitor)
+        if worker == 0:
+            minibatch = experiment.batch_size // _replicas(strategy)
+            samples = _batches(experiment, data, experiment.seed + 1_000_000, 0, 0, workers)
+            inputs = np.concatenate([x[:minibatch] for x, _ in samples.take(4)])
+            monitor = RenormMonitor(inputs, minibatch, steps_per_epoch)
+            callbacks.append(monitor)
     callbacks.append(
         _Recorder(experiment, data, result, path, checkpoint, monitor, backups, strategy)
     )
     if log_dir is not None and worker == 0:  # After what adds to the logs.
         log_dir = Path(log_dir) / path.stem
         callbacks.append(keras.callbacks.TensorBoard(log_dir, write_graph=False))
+
+    def shares(worker, workers):
+        # An end, which is never reached, would cost the workers an exchange in each step.
+        return _batches(experiment, data, experiment.seed, done, worker, workers).repeat()
+
     model.fit(
-        of_worker(functools.partial(_batches, experiment, data, experiment.seed, done), strategy),
+        of_worker(shares, strategy, experiment.batch_size),
         initial_epoch=done // steps_per_epoch,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
@@ -123,6 +145,15 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
         verbose=verbose if worker == 0 else 0,
     )
     return result
+
+
+def _continue_dropout(network, worker, step):
+    """Masks that differ between workers, and go on after a restart; Keras stores no position."""
+    for layer in network.layers:
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            seed = ops.convert_to_numpy(generator.state)[0]
+            generator.state.assign(np.array([seed + worker, step], "uint32"))
 
 
 def _scope(strategy):
@@ -142,6 +173,7 @@ def finished(experiment, data_name, folder):
     if not path.exists():
         return None
     result = read_result(path, {"data": data_name, **dataclasses.asdict(experiment)})
+    result.pop("epoch_accuracy", None)  # If the run was killed after its last evaluation.
     return result if len(result["step"]) == experiment.evaluations else None
 
 
@@ -168,17 +200,13 @@ def _path(experiment, data_name, folder):
     return Path(folder) / f"{'-'.join([*parts, f'seed{experiment.seed}'])}.json"
 
 
-def _empty_result(config, workers):
+def _empty_result(config):
     kept = ("name", "data", "seed", "group", "images_per_label")
     return {
         **{key: config[key] for key in kept},
         **{"step": [], "accuracy": [], "train_accuracy": []},
         "config": config,
-        "provenance": {
-            "seconds": 0.0,
-            "workers": workers,
-            **provenance(),
-        },
+        "provenance": {"seconds": 0.0, **provenance()},
     }
 
 
@@ -294,10 +322,14 @@ class _Recorder(keras.callbacks.Callback):
         self.metric = "logits_accuracy" if experiment.auxiliary_weight else "accuracy"
 
         def validation(worker, workers):
-            dataset = in_order(data, 500 // workers, worker=worker, workers=workers)
+            least, more = divmod(len(data.labels["validation"]), workers)
+            at_once = max(1, 500 // workers)
+            while more and least and least % at_once == 0:
+                at_once += 1  # Else some workers would have one batch more than others.
+            dataset = in_order(data, at_once, worker=worker, workers=workers)
             return _for_each_head(experiment, dataset)
 
-        self.validation = of_worker(validation, strategy)
+        self.validation = of_worker(validation, strategy, 500)
         self.test_minibatches = None
         if experiment.images_per_label is not None and experiment.normalization == "batchnorm":
             self.test_minibatches = _TestMinibatches(experiment, data, strategy)
@@ -362,9 +394,9 @@ class _TestMinibatches:
                 augment=False,
                 worker=worker,
                 workers=workers,
-            ).cache()
+            )
 
-        self.batches = of_worker(minibatches, strategy)
+        self.batches = of_worker(minibatches, strategy, at_once * group)
         experiment = dataclasses.replace(experiment, dropout=0.0)
         with _scope(strategy):
             self.model = InTraining(_network(experiment, data, group))

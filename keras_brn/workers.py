@@ -12,6 +12,7 @@ that takes the logs along: the layer's own way costs two for each layer.
 """
 
 import functools
+import json
 import os
 import re
 import socket
@@ -38,7 +39,11 @@ def multi_worker(model):
     The minibatches of `dataset` are those of all workers together, which share each evenly. Each
     normalizes its part, and after every step all hold the same weights, mu and sigma: those of one
     process that has the whole minibatch, and the size of a part as `microbatch_size`. A layer
-    that is called several times in a step corrects by the averages from before the step.
+    that is called several times in a step corrects by the averages from before the step. What
+    other layers average, such as `keras.layers.BatchNormalization`, each worker has for itself.
+
+    A batch needs an example for each replica: leave out a last one that has fewer. TensorFlow would
+    give some replicas an empty batch, for which its convolutions on a CPU fail.
 
     Args:
         model: A `keras.Model`, made and built inside the scope.
@@ -50,8 +55,9 @@ def multi_worker(model):
         RuntimeError: If the backend is not TensorFlow, or the version of Keras is not known.
         ValueError: If the model was not made in the scope of the strategy, or is not built. In
             `fit` and `evaluate`: if every worker would see the same data (a generator, a
-            `PyDataset`, or a dataset that is not sharded), with `jit_compile=True`, which cannot
-            compile the exchange between the workers, or with `steps_per_execution` above 1.
+            `PyDataset`, or a dataset that is not sharded), or shares of different numbers of
+            batches; with `jit_compile=True`, which cannot compile the exchange between the
+            workers; or with `steps_per_execution` above 1.
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -98,18 +104,18 @@ def _check_scope(model):
 
 
 def _fit(model, x=None, *args, validation_data=None, **kwargs):
-    _check_sharded("x", x)
+    _check_sharded(model, "x", x)
     if validation_data is not None and not isinstance(validation_data, (tuple, list)):
-        _check_sharded("validation_data", validation_data)
+        _check_sharded(model, "validation_data", validation_data)
     return type(model).fit(model, x, *args, validation_data=validation_data, **kwargs)
 
 
 def _evaluate(model, x=None, *args, **kwargs):
-    _check_sharded("x", x)
+    _check_sharded(model, "x", x)
     return type(model).evaluate(model, x, *args, **kwargs)
 
 
-def _check_sharded(name, x):
+def _check_sharded(model, name, x):
     import tensorflow as tf
 
     received = type(x).__name__
@@ -118,9 +124,15 @@ def _check_sharded(name, x):
         if x.options().experimental_distribute.auto_shard_policy != off:
             return
         received = "a dataset with AutoShardPolicy.OFF"
-    elif isinstance(x, (list, tuple, dict, tf.distribute.DistributedDataset)) or hasattr(
-        x, "shape"
-    ):
+    elif isinstance(x, tf.distribute.DistributedDataset):
+        counts = seen_by_workers(model.distribute_strategy, int(x.cardinality))
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"`{name}` must have equally many batches on all workers. "
+                f"Received: {name} = shares of {counts} batches"
+            )
+        return
+    elif isinstance(x, (list, tuple, dict)) or hasattr(x, "shape"):
         return
     raise ValueError(
         f"`{name}` must be shared between the workers, but each would see all of it: use arrays, a "
@@ -187,16 +199,32 @@ def connect_workers(timeout=600, port=8888):
     """
     import tensorflow as tf
 
-    if "TF_CONFIG" in os.environ:
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=port)
-    else:
+    if "TF_CONFIG" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        os.environ["TF_CONFIG"] = _slurm_tf_config(port)
+    if "TF_CONFIG" not in os.environ:
         return None
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     spec = resolver.cluster_spec().as_dict()
     if sum(len(spec.get(kind, [])) for kind in ("chief", "worker")) > 1:
         _wait_for_workers(spec, resolver.task_type, resolver.task_id, timeout)
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def _slurm_tf_config(port):
+    """The `TF_CONFIG` of a task. (`SlurmClusterResolver` takes n10 for the node before n9, and
+    divides GPUs that Slurm has already given to the tasks.)"""
+    from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import (
+        expand_hostlist,
+        expand_tasks_per_node,
+    )
+
+    hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
+    tasks = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+    addresses = [
+        f"{host}:{port + k}" for host, count in zip(hosts, tasks, strict=True) for k in range(count)
+    ]
+    task = {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}
+    return json.dumps({"cluster": {"worker": addresses}, "task": task})
 
 
 def _wait_for_workers(spec, task_type, task_id, timeout):
@@ -230,20 +258,33 @@ def place_among_workers(strategy):
     return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
 
 
-def of_worker(make, strategy):
-    """The `tf.data.Dataset` that `make(worker, workers)` returns, of this worker.
+def seen_by_workers(strategy, number):
+    """List of what each replica received for `number`, an integer."""
+    if strategy is None:
+        return [number]
+    import tensorflow as tf
 
-    Its batches are the shares of a worker, which its replicas divide.
+    each = strategy.run(lambda: tf.constant([number], "int64"))
+    return strategy.gather(each, axis=0).numpy().tolist()
+
+
+def of_worker(make, strategy, batch_size):
+    """The data set that `make(worker, workers)` returns, of this worker.
+
+    Args:
+        make: Function that returns a `tf.data.Dataset` of a worker's shares of the batches.
+        strategy: As in `keras_brn.training.train`.
+        batch_size: Number of examples of a batch, of all replicas together. Where a worker has
+            several replicas, each gets its part of the share.
     """
     if strategy is None:
         return make(0, 1)
 
     def of_pipeline(context):
         dataset = make(context.input_pipeline_id, context.num_input_pipelines)
-        replicas = context.num_replicas_in_sync // context.num_input_pipelines
-        if replicas == 1:
+        if context.num_replicas_in_sync == context.num_input_pipelines:
             return dataset
-        return dataset.unbatch().batch(dataset.element_spec[0].shape[0] // replicas)
+        return dataset.unbatch().batch(max(1, batch_size // context.num_replicas_in_sync))
 
     return strategy.distribute_datasets_from_function(of_pipeline)
 

@@ -16,6 +16,7 @@ from keras import ops
 import keras_brn
 from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
 from keras_brn.averaging import AveragedModel
+from keras_brn.baselines import MicrobatchNormalization
 from keras_brn.data import Images
 from keras_brn.inception import inception_v3
 from keras_brn.launch import free_addresses, tf_configs
@@ -46,9 +47,14 @@ def label_pairs(worker=0, workers=1):
     return pairs.map(lambda x, y: (x, tf.argmax(y, 1)))
 
 
+def averaged_network():
+    """With both of the layers that are compared, and averages of the parameters."""
+    return AveragedModel(network(8, dense=MicrobatchNormalization))
+
+
 def fit_label_pairs(model, strategy=None):
     model.fit(
-        of_worker(label_pairs, strategy),
+        of_worker(label_pairs, strategy, BATCH),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         verbose=0,
@@ -64,12 +70,12 @@ def he_normal(shape, dtype):
     return np.random.default_rng(0).normal(0, scale, shape).astype(dtype)
 
 
-def network(microbatch_size=None):
+def network(microbatch_size=None, dense=BatchRenormalization):
     """Two convolutions and a dense layer that are normalized, and the logits."""
 
-    def normalized(layer, *args):
+    def normalized(layer, *args, kind=BatchRenormalization):
         layer = layer(*args, use_bias=False, kernel_initializer=he_normal)
-        normalization = BatchRenormalization(momentum=0.9, microbatch_size=microbatch_size)
+        normalization = kind(momentum=0.9, microbatch_size=microbatch_size)
         return layer, normalization, keras.layers.ReLU()
 
     return keras.Sequential(
@@ -78,7 +84,7 @@ def network(microbatch_size=None):
             *normalized(keras.layers.Conv2D, 8, 3),
             *normalized(keras.layers.Conv2D, 16, 3, 2),
             keras.layers.Flatten(),
-            *normalized(keras.layers.Dense, 16),
+            *normalized(keras.layers.Dense, 16, kind=dense),
             keras.layers.Dense(10, kernel_initializer=he_normal),
         ]
     )
@@ -214,7 +220,7 @@ def multi_worker(rank, port):
     dataset = sharded(*data())
     with strategy.scope():
         model = keras_brn.multi_worker(network())
-        averaged = keras_brn.multi_worker(AveragedModel(network(8)))
+        averaged = keras_brn.multi_worker(averaged_network())
         plain, in_loop = network(), network()
         for each in (model, averaged, plain):
             compiled(each)
@@ -232,6 +238,14 @@ def multi_worker(rank, port):
     results["predict"] = model.predict(data()[0][:99], batch_size=40, verbose=0)
     results["weights"]["fit"] = model.get_weights()
     results["label pairs"] = fit_label_pairs(averaged, strategy)
+
+    def uneven(context):
+        return tf.data.Dataset.from_tensor_slices(data()).batch(40).take(2 + (rank == 0))
+
+    try:
+        model.evaluate(strategy.distribute_datasets_from_function(uneven), verbose=0)
+    except ValueError as error:
+        results["uneven"] = str(error)
     results["weights"]["loop"] = multi_worker_loop(strategy, in_loop, dataset)
     return results
 

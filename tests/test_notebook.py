@@ -18,10 +18,10 @@ FIGURE = {
     "GLYPHS": {"train_per_label": 8},
 }
 TUNING = {"CHANGES": {"epochs": 1}, "PRETRAINING_STEPS": 1, "WIDTH": 1, "TRAIN_PER_LABEL": 1}
-EXPECTED = {  # Parameters, the number of runs, and a row of the table.
+EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the table.
     "figure1": (FIGURE, 2, "Batch Renorm, groups of 32"),
     "figure2": (FIGURE, 3, "deficit recovered, Batch Renorm"),
-    "cost": ({}, 0, "mu and sigma, one by one, ms"),
+    "cost": ({}, None, "mu and sigma, one by one, ms"),
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
 
@@ -35,13 +35,14 @@ def test_notebook_runs(tmp_path, name):
     notebook = papermill.execute_notebook(
         NOTEBOOKS / f"{name}.ipynb",
         tmp_path / "out.ipynb",
-        {**parameters, "RESULTS": str(tmp_path / "results")},
+        parameters if runs is None else {**parameters, "RESULTS": str(tmp_path / "results")},
         cwd=NOTEBOOKS,
         kernel_name="python3",
         progress_bar=False,
     )
     assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
-    assert len(list((tmp_path / "results").glob("*.json"))) == runs
+    if runs is not None:
+        assert len(list((tmp_path / "results").glob("*.json"))) == runs
 
 
 SMALL = {

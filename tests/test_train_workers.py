@@ -13,7 +13,7 @@ import pytest
 import worker_program
 
 from keras_brn.launch import free_addresses, start, wait
-from keras_brn.workers import connect_workers, place_among_workers
+from keras_brn.workers import _slurm_tf_config, connect_workers, place_among_workers
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow"),
@@ -80,24 +80,40 @@ def test_one_process_trains_the_same(uninterrupted, tmp_path):
 
 def test_failures_lose_no_more_than_the_steps_since_the_last_backup(uninterrupted, tmp_path):
     """Killed at a step, killed in a backup, a full disk and then killed again; then to the end."""
-    run = worker_program.run()
 
     def backup():
         (path,) = tmp_path.glob("*seed0.keras")
         return int(keras.saving.load_model(path).optimizer.iterations)
 
-    step = int(np.random.default_rng().integers(3, 6))
-    assert launch(tmp_path, "kill", step) != 0, step
-    assert backup() == step // 2 * 2
-    assert launch(tmp_path, "tear", 6) != 0
-    assert backup() == 4
-    assert launch(tmp_path, "full", 8) == 0
+    step = int(np.random.default_rng().integers(3, 7))
+    print(f"killed after step {step}")
+    assert launch(tmp_path, "kill", step) != 0
+    assert backup() == (step - 1) // 2 * 2
+    assert launch(tmp_path, "tear", 8) != 0
+    assert backup() == 6
+    assert launch(tmp_path, "full", 10) == 0
     assert result(tmp_path)["step"] == result(uninterrupted)["step"]
     assert not list(tmp_path.glob("*.keras"))
     check_equal(weights(tmp_path), weights(uninterrupted), tolerance=1e-4)
     for curve in ("accuracy", "train_accuracy"):
         np.testing.assert_allclose(result(tmp_path)[curve], result(uninterrupted)[curve], atol=1e-3)
-    assert run.evaluations == 2
+
+
+def test_workers_with_different_folders_are_refused(tmp_path):
+    """One of them would begin, and the other go on."""
+    program = (
+        "import json, os, sys\n"
+        f"sys.path.append({str(PROGRAM.parent)!r})\n"
+        "import worker_program\n"
+        "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+        f"worker_program.main({str(tmp_path / 'of')!r} + str(index))"
+    )
+    (tmp_path / "of1").mkdir()
+    backup = "shades-batch_renorm_noniid-12steps-2perlabel-seed0.keras"
+    (tmp_path / "of1" / backup).write_bytes(b"12")
+    status, said = output_of(program, tmp_path)
+    assert status == 1 and "`folder` must be the same for all workers" in said
+    assert "with backups of [0, 2] bytes" in said
 
 
 def test_launcher_ends_all_when_one_fails():
@@ -111,17 +127,20 @@ def test_launcher_ends_all_when_one_fails():
     assert all(process.wait(10) is not None for process, _ in started)
 
 
-def output_of(program, tmp_path):
+def output_of(program, tmp_path, *options, arguments=()):
     path = tmp_path / "program.py"
     path.write_text(program)
-    command = [sys.executable, "-m", "keras_brn.launch", "--workers", "2", path]
+    command = [sys.executable, "-m", "keras_brn.launch", "--workers", "2"]
+    command += [*options, path, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return ended.returncode, ended.stdout
 
 
 def test_launcher_passes_on_what_the_workers_say(tmp_path):
-    status, said = output_of("print('here')", tmp_path)
-    assert status == 0 and sorted(said.split("\n")) == ["", "0: here", "1: here"]
+    program = "import os, sys; print(sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES'])"
+    status, said = output_of(program, tmp_path, "--gpus", "2", arguments=["out%t"])
+    assert status == 0
+    assert sorted(said.split("\n")) == ["", "0: ['out0'] 0,1", "1: ['out1'] 2,3"]
 
 
 def test_slurm():
@@ -133,7 +152,7 @@ def test_slurm():
     )
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
     environment |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
-    environment |= {"SLURM_STEP_NODELIST": "localhost", "CUDA_VISIBLE_DEVICES": "0,1"}
+    environment |= {"SLURM_STEP_NODELIST": "localhost"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program],
@@ -145,6 +164,16 @@ def test_slurm():
     ]
     said = [process.communicate(timeout=200)[0] for process in processes]
     assert said == ["0 2 2\n", "1 2 2\n"]
+
+
+def test_slurm_counts_the_tasks_in_the_order_of_the_nodes(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[9-10],gpu01")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2,1(x2)")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert json.loads(_slurm_tf_config(8888)) == {
+        "cluster": {"worker": ["n9:8888", "n9:8889", "n10:8888", "gpu01:8888"]},
+        "task": {"type": "worker", "index": 2},
+    }
 
 
 def test_without_a_cluster_there_is_no_strategy(monkeypatch):
@@ -161,6 +190,7 @@ def test_kubernetes():
     (addresses,) = re.findall(r"workers=.*seq.*", readme)
     script = f"{addresses}\n{setting}\nprintenv TF_CONFIG"
     environment = {**os.environ, "WORKERS": "3", "JOB_COMPLETION_INDEX": "2"}
+    assert "backoffLimit: 10000" in readme  # A restart of any worker counts; the default is 6.
     said = subprocess.run(
         ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
     ).stdout

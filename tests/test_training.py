@@ -95,15 +95,8 @@ def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
 def test_a_run_that_was_killed_goes_on_to_the_same_curve(images, tmp_path, monkeypatch, kind):
     run = small(kind)
     whole = train(run, images, tmp_path / "whole", verbose=0)
-    recorder = training._Recorder
-
-    def killed(self, epoch, logs=None, original=recorder.on_epoch_end):
-        original(self, epoch, logs)
-        if epoch == 1:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(recorder, "on_epoch_end", killed)
+        killed_after(2, patch)
         train(run, images, tmp_path / "parts", verbose=0)
     resumed = train(run, images, tmp_path / "parts", verbose=0)
     for curve in ("step", "accuracy", "train_accuracy", "batch_accuracy"):
@@ -114,6 +107,61 @@ def test_a_run_that_was_killed_goes_on_to_the_same_curve(images, tmp_path, monke
         for name in QUANTITIES:
             of_resumed, of_whole = (result["correction"][name] for result in (resumed, whole))
             np.testing.assert_allclose(of_resumed, of_whole, rtol=1e-3, atol=1e-4)
+
+
+def with_dropout(normalization, input_shape, classes, width, kernel_regularizer):
+    x = inputs = keras.Input(input_shape)
+    x = keras.layers.ReLU()(normalization()(keras.layers.Conv2D(8, 3, 4)(x)))
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+def killed_after(epochs, monkeypatch):
+    """Within `monkeypatch`, runs are interrupted after so many epochs."""
+    original = training._Recorder.on_epoch_end
+
+    def killed(self, epoch, logs=None):
+        original(self, epoch, logs)
+        if epoch + 1 == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Recorder, "on_epoch_end", killed)
+
+
+@pytest.mark.slow
+def test_dropout_goes_on(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "small_inception", with_dropout)
+    run = small(figure_1()[1])
+    whole = train(run, images, tmp_path / "whole", verbose=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_after(1, patch)
+        train(run, images, tmp_path / "parts", verbose=0)
+    resumed = train(run, images, tmp_path / "parts", verbose=0)
+    np.testing.assert_allclose(resumed["train_accuracy"], whole["train_accuracy"], atol=1e-6)
+    np.testing.assert_allclose(resumed["accuracy"], whole["accuracy"], atol=1e-6)
+
+
+def test_workers_have_their_own_masks():
+    layer = keras.layers.Dropout(0.5)
+    network = keras.Sequential([keras.Input((8,)), layer])
+    masks = []
+    for worker, step in ((0, 3), (1, 3), (0, 4)):
+        layer.seed_generator.state.assign(np.array([7, 0], "uint32"))
+        training._continue_dropout(network, worker, step)
+        masks.append(ops.convert_to_numpy(network(np.ones((4, 8)), training=True)).tolist())
+    assert masks[0] not in masks[1:] and masks[1] != masks[2]
+
+
+@pytest.mark.slow
+def test_other_backups_are_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "small_inception", with_dropout)
+    run = small(figure_1()[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_after(1, patch)
+        train(run, images, tmp_path, verbose=0, backups=4)
+    with pytest.raises(ValueError, match="backups=1, a backup after 4 steps; the last after 1"):
+        train(run, images, tmp_path, verbose=0)
+    assert train(run, images, tmp_path, verbose=0, backups=4)["step"] == [4, 8, 12]
 
 
 @once

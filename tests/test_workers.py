@@ -10,6 +10,7 @@ import pytest
 
 from keras_brn import RenormSchedule, multi_worker
 from keras_brn.averaging import AveragedModel
+from keras_brn.workers import of_worker
 
 TOLERANCE = 1e-5  # Of each weight's maximum.
 
@@ -59,7 +60,7 @@ def test_one_process_trains_the_same(workers):
 
 def test_one_process_trains_the_same_on_label_pairs(workers):
     """The weights and their averages."""
-    model = engines.compiled(AveragedModel(engines.network(8)))
+    model = engines.compiled(engines.averaged_network())
     error = engines.error(workers[0]["label pairs"], engines.fit_label_pairs(model))
     print(f"{len(workers)} workers, label pairs: {error:.1e}")
     assert error < TOLERANCE
@@ -71,6 +72,11 @@ def test_evaluate_and_predict(workers):
     expected = model.evaluate(x, y, verbose=0, return_dict=True)
     assert workers[0]["evaluate"] == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(workers[0]["predict"], model.predict(x[:99], verbose=0), atol=1e-5)
+
+
+def test_shares_of_different_lengths_are_refused(workers):
+    """Else one would evaluate while the others have gone on."""
+    assert f"shares of {[3, *[2] * (len(workers) - 1)]} batches" in workers[-1]["uneven"]
 
 
 def test_keras_alone_still_fails(workers):
@@ -112,6 +118,15 @@ def test_one_worker_alone(model):
         engines.sharded(*engines.data()), verbose=0, callbacks=[RenormSchedule(*engines.RAMP)]
     )
     assert model.layers[1].step == engines.STEPS
+
+
+def test_replicas_of_a_worker_share_its_batches():
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    data = of_worker(lambda worker, workers: tf.data.Dataset.range(8).batch(6), strategy, 6)
+    seen = [[x.numpy().tolist() for x in strategy.experimental_local_results(x)] for x in data]
+    assert seen == [[[0, 1, 2], [3, 4, 5]], [[6, 7], []]]
 
 
 def test_averages_of_a_network_without_the_layer(strategy):
