@@ -18,7 +18,8 @@ def succeeds(*command, **environment):
 def main():
     results = [succeeds("ruff", "check"), succeeds("ruff", "format", "--check")]
     for backend in ("tensorflow", "jax", "torch"):
-        results.append(succeeds("pytest", *sys.argv[1:], KERAS_BACKEND=backend))
+        command = ("pytest", "-n", "2", "--dist", "loadfile", *sys.argv[1:])
+        results.append(succeeds(*command, KERAS_BACKEND=backend))
     return 0 if all(results) else 1
 
 
