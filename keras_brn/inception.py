@@ -10,6 +10,7 @@ def inception_v3(
     auxiliary=True,
     dropout=0.2,
     weight_decay=4e-5,
+    seed=None,
 ):
     """Inception-v3 with any normalization, and as its authors trained it.
 
@@ -27,6 +28,7 @@ def inception_v3(
             of 299x299. Its loss has the weight .4.
         dropout: Share of the values that are dropped before the logits.
         weight_decay: Factor of `tf.nn.l2_loss` of all kernels, >= 0.
+        seed: Integer for the dropout, or `None`.
 
     Returns:
         `keras.Model` from images (batch, height, width, channels) to logits (batch, classes), or
@@ -61,7 +63,7 @@ def inception_v3(
         include_top=False, weights=None, input_shape=input_shape, pooling="avg"
     )
     body = keras.models.clone_model(plain, clone_function=replaced)
-    x = layers.Dropout(dropout)(body.output)
+    x = layers.Dropout(dropout, seed=seed)(body.output)
     logits = layers.Dense(classes, name="logits", **kernel(0.01))(x)
     if not auxiliary:
         return keras.Model(body.input, logits)

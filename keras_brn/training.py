@@ -263,6 +263,7 @@ def _network(experiment, data, group):
             auxiliary=experiment.auxiliary_weight > 0,
             dropout=experiment.dropout,
             weight_decay=experiment.weight_decay,
+            seed=experiment.seed,
         )
     if experiment.network == "small_inception":
         if experiment.auxiliary_weight or experiment.dropout:
