@@ -161,6 +161,12 @@ def take_turns(functions, seconds, turn=0.02):
     return np.array(times)
 
 
+def with_spread(values, digits):
+    """The median of values, and their 10th and 90th percentile, with so many `digits`: ".2f"."""
+    low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return f"{median:{digits}} [{low:{digits}}, {high:{digits}}]"
+
+
 def measure_time(case, seconds):
     """Dict of each contender's time: milliseconds, ratios to batchnorm, multiple of the floor."""
     functions = [CASES[case](new) for new in CONTENDERS.values()]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_brn.benchmark import with_spread
 from keras_brn.layer import BatchRenormalization, gathered_by
 from keras_brn.workers import Updates, connect_workers, place_among_workers
 
@@ -56,10 +57,8 @@ def main():
         floats = 2 * sum(channels)
         print(f"{workers} workers, {2 * len(layers)} statistics, {4 * floats / 1e3:.0f} kB a step")
         for name, column in zip(ways, times.T, strict=True):
-            low, middle, high = np.quantile(column, [0.1, 0.5, 0.9])
-            print(f"{name}: {middle:.1f} ms [{low:.1f}, {high:.1f}]")
-        low, middle, high = np.quantile(times[:, 1] / times[:, 0], [0.1, 0.5, 0.9])
-        print(f"one by one / packed: {middle:.1f} [{low:.1f}, {high:.1f}]")
+            print(f"{name}: {with_spread(column, '.1f')} ms")
+        print(f"one by one / packed: {with_spread(times[:, 1] / times[:, 0], '.1f')}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_brn.data import write_arrays
 
-_BUILDER = "imagenet2012:5.1.0"
+BUILDER = "imagenet2012:5.1.0"
 _ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 
 
@@ -145,7 +145,7 @@ def prepare_imagenet(manual_dir, data_dir=None):
     import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir))
-    builder = tfds.builder(_BUILDER, data_dir=data_dir, file_format="array_record")
+    builder = tfds.builder(BUILDER, data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare(download_config=config)
     load_imagenet(data_dir)  # Which leaves the labels beside the images.
 
@@ -168,6 +168,9 @@ def _check_archives(manual_dir):
 def load_imagenet(data_dir=None, size=299):
     """ImageNet, as `prepare_imagenet` has left it.
 
+    Where TensorFlow Datasets alone prepared it, in the format array_record, the first call reads
+    all labels and writes them beside the images, where it must be allowed to.
+
     Args:
         data_dir: Where TensorFlow Datasets keeps its data; `None`: in the user's home.
         size: Side of the images that a network sees, in pixels.
@@ -180,7 +183,7 @@ def load_imagenet(data_dir=None, size=299):
     """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(_BUILDER, data_dir=data_dir)
+    builder = tfds.builder(BUILDER, data_dir=data_dir)
     folder = Path(builder.data_dir)
     if not (folder / "dataset_info.json").exists():
         raise ValueError(

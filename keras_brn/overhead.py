@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_brn.averaging import AveragedModel
-from keras_brn.benchmark import take_turns
+from keras_brn.benchmark import take_turns, with_spread
 from keras_brn.layer import BatchRenormalization
 from keras_brn.models import small_inception
 from keras_brn.monitor import Probe
@@ -47,8 +47,7 @@ def main():
         (f"with the monitor, {MINIBATCHES} minibatches every {INTERVAL} steps",
          1 + ratios[:, 2] / INTERVAL),
     ):  # fmt: skip
-        low, median, high = np.quantile(ratio, [0.1, 0.5, 0.9])
-        print(f"{name}: x {median:.3f} [{low:.3f}, {high:.3f}]")
+        print(f"{name}: x {with_spread(ratio, '.3f')}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import time
 
 import numpy as np
 
-from keras_brn.imagenet import load_imagenet, training_crop
+from keras_brn.benchmark import with_spread
+from keras_brn.imagenet import BUILDER, load_imagenet, training_crop
 from keras_brn.sampling import batches
 
 BATCH = 32
@@ -23,7 +24,7 @@ def plain(data_dir, image_shape):
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder("imagenet2012:5.1.0", data_dir=data_dir)
+    builder = tfds.builder(BUILDER, data_dir=data_dir)
     decoders = {"image": tfds.decode.SkipDecoding()}
     images = builder.as_dataset(split="train", decoders=decoders, shuffle_files=True).repeat()
 
@@ -67,15 +68,10 @@ def main(arguments=None):
         ways["plain TFDS"] = plain(options.tfrecord_dir, data.image_shape)
     measured = rates(ways, options.rounds)
     for name, column in zip(ways, measured.T, strict=True):
-        line = f"{name}: {_with_spread(column, '.0f')} images/s"
+        line = f"{name}: {with_spread(column, '.0f')} images/s"
         if options.tfrecord_dir is not None and name != "plain TFDS":
-            line += f", by plain TFDS {_with_spread(column / measured[:, -1], '.2f')}"
+            line += f", by plain TFDS {with_spread(column / measured[:, -1], '.2f')}"
         print(line)
-
-
-def _with_spread(values, digits):
-    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
-    return f"{middle:{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
     steps_per_epoch = experiment.steps // epochs
     if done % steps_per_epoch:
         raise ValueError(
-            "`backups` must be what it was when the last backup was made, or divide it. Received: "
+            "`backups` must be what it was when the last backup was made. Received: "
             f"backups={backups}, a backup after {steps_per_epoch} steps; the last after {done}"
         )
     _continue_dropout(model.network, worker, done)
