@@ -187,6 +187,10 @@ def table(figure, columns):
             for s in columns.values()
         ]
         add(LABELS[name], paper, cells)
+    for name, paper in _PAPER_TRAINING.get(figure, {}).items():
+        bests = [s["best"].get(name) for s in columns.values()]
+        cells = ["–" if best is None else f"{100 * best['train_accuracy']:.1f} %" for best in bests]
+        add(f"training accuracy, {LABELS[name]}", paper, cells)
     for name, paper in _PAPER_RECOVERED.get(figure, {}).items():
         who, _, how = LABELS[name].partition(", ")
         label = f"deficit recovered, {who if name.startswith('batch_renorm') else how}"
@@ -211,6 +215,9 @@ LABELS = {
     "batchnorm_noniid_halves": "batchnorm, in halves",
     "batchnorm_noniid_spread": "batchnorm, labels spread over the groups",
     "batch_renorm_noniid": "Batch Renorm, few labels",
+}
+_PAPER_TRAINING = {  # Under training statistics, at the end.
+    3: {"batchnorm": "–", "batchnorm_noniid": "72.8 %", "batch_renorm_noniid": "–"},
 }
 _PAPER_RECOVERED = {
     2: {"batch_renorm_micro4": ".56"},
