@@ -16,7 +16,8 @@ class Experiment:
         group: Number of consecutive examples that are normalized together (section 4: 32).
         images_per_label: Of a group of `draw` images, how many show the same label; `None` for
             images drawn independently (section 4.3: 2).
-        draw: Number of images whose labels are drawn together (section 4.3: 32).
+        draw: Number of images whose labels are drawn together (section 4.3: 32); `None`: all of a
+            step.
         network: "inception_v3" or "small_inception".
         width: Number of channels of the first convolution of the small network.
         batch_size: Number of examples per step (section 4: 50 workers, 32 each).
@@ -46,7 +47,7 @@ class Experiment:
     normalization: str = "batch_renorm"
     group: int = 32
     images_per_label: int | None = None
-    draw: int = 32
+    draw: int | None = 32
     network: str = "inception_v3"
     width: int | None = None
     batch_size: int = 1600
@@ -101,7 +102,6 @@ def scaled(experiment, steps, **changes):
         "network": "small_inception",
         "width": 8,
         "batch_size": 128,
-        "draw": 128 if experiment.draw == experiment.batch_size else experiment.draw,
         "steps": steps,
         "alpha": min(1.0, round(experiment.alpha * factor**-0.5, 4)),
         "decay_steps": round(steps / 48, 3),
@@ -155,7 +155,7 @@ def figure_3(images_per_label=2):
 def spread(images_per_label=2):
     """Batchnorm on the labels of Figure 3, but drawn for the whole step, over whose groups the
     images of a label are spread evenly: what few labels cost where groups are not made of them."""
-    same = {"images_per_label": images_per_label, "draw": Experiment.batch_size}
+    same = {"images_per_label": images_per_label, "draw": None}
     return [Experiment("batchnorm_noniid_spread", "batchnorm", **same)]
 
 

@@ -213,7 +213,7 @@ def _empty_result(config):
 def _batches(experiment, data, seed, first_step, worker, workers):
     dataset = batches(
         *(data, experiment.batch_size, experiment.steps, seed),
-        *(experiment.draw, experiment.images_per_label, first_step),
+        *(experiment.draw or experiment.batch_size, experiment.images_per_label, first_step),
         worker=worker,
         workers=workers,
     )

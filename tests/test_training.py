@@ -11,7 +11,7 @@ from keras import ops
 from worker_program import shades
 
 from keras_brn import BatchRenormalization, training
-from keras_brn.experiment import Experiment, figure_1, figure_2, figure_3, scaled
+from keras_brn.experiment import Experiment, figure_1, figure_2, figure_3, scaled, spread
 from keras_brn.models import small_inception
 from keras_brn.monitor import QUANTITIES
 from keras_brn.reproduce import plan
@@ -51,6 +51,7 @@ def test_the_runs_differ_in_what_the_paper_compares():
         (figure_1(), {"name", "normalization"}),
         (figure_2(), {"name", "normalization", "group"}),
         (figure_3(), {"name", "normalization", "group", "images_per_label"}),
+        ([figure_3(8)[1], *spread(8)], {"name", "draw"}),
     ):
         for values in (runs, [scaled(run, 100) for run in runs]):
             values = [dataclasses.asdict(run) for run in values]
