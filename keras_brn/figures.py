@@ -55,6 +55,24 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
     axes.legend(loc="best", fontsize="small")
 
 
+def plot_few_labels(figure, runs):
+    """Draws Figure 3: for each data set the curves of 16 labels x 2 images and of 4 x 8, and the
+    best accuracy against the number of images per label.
+
+    Args:
+        figure: An empty `matplotlib.figure.Figure`, with a constrained layout.
+        runs: Dict from a title to the runs of a data set, as `plot_curves` takes them.
+    """
+    rows = figure.subplots(len(runs), 3, squeeze=False)
+    for row, (title, found) in zip(rows, runs.items(), strict=True):
+        for axes, k in zip(row[:2], (2, 8), strict=True):
+            plot_curves(axes, found, 3, f"{title}: {32 // k} labels x {k} images", k)
+        plot_images_per_label(row[2], found, title)
+    for axes in rows.flat:
+        axes.get_legend().remove()  # One for all.
+    figure.legend(*rows[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
 def plot_images_per_label(axes, runs, title):
     """Draws the best accuracy against the number of images per label in groups of 32.
 

@@ -31,9 +31,9 @@ from keras_brn.figures import (
     plot_alpha_and_ramp,
     plot_correction,
     plot_curves,
+    plot_few_labels,
     plot_fine_tuning,
     plot_group_sizes,
-    plot_images_per_label,
 )
 from keras_brn.glyphs import load_glyphs
 from keras_brn.records import write_json
@@ -118,13 +118,8 @@ def draw_few_labels(runs, out):
     if not {run["name"] for run in runs}.issuperset(FIGURES[3]):
         return
     of = _by_data(runs)
-    picture = Figure(figsize=(17, 4.2 * len(of)))
-    rows = picture.subplots(len(of), 3, squeeze=False)
-    for row, (name, found) in zip(rows, of.items(), strict=True):
-        for axes, k in zip(row[:2], (2, 8), strict=True):
-            title = f"{TITLES[name]}: {32 // k} labels x {k} images"
-            plot_curves(axes, found, 3, title, images_per_label=k)
-        plot_images_per_label(row[2], found, TITLES[name])
+    picture = Figure(figsize=(15, 4 * len(of)), layout="constrained")
+    plot_few_labels(picture, {TITLES[name]: found for name, found in of.items()})
     summary = {
         name: {str(k): summarize(found, 3, images_per_label=k) for k in (1, 2, 4, 8)}
         for name, found in of.items()

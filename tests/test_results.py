@@ -8,6 +8,7 @@ from keras_brn.experiment import figure_4, figure_5
 from keras_brn.figures import (
     plot_alpha_and_ramp,
     plot_curves,
+    plot_few_labels,
     plot_group_sizes,
     plot_images_per_label,
 )
@@ -117,6 +118,19 @@ def test_a_figure_travels_with_its_data(tmp_path, figure):
         **{"name": "batchnorm", "seed": 0, "config": {"steps": 30}, "seconds": 1.0}
     }
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_few_labels_have_a_row_per_data_set_and_one_legend():
+    figure = Figure(layout="constrained")
+    plot_few_labels(figure, {"shades": as_runs(RUNS), "again": as_runs(RUNS)})
+    assert [axes.get_title() for axes in figure.axes[:3]] == [
+        *("shades: 16 labels x 2 images", "shades: 4 labels x 8 images", "shades")
+    ]
+    assert len(figure.axes) == 6 and not any(axes.get_legend() for axes in figure.axes)
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said[-2:] == ["Batch Renorm, few labels", "the paper's, in proportion"]
+    curves = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines}
+    assert curves["Batch Renorm, few labels"] == [0, 10, 20, 50]
 
 
 def test_plots_of_the_grid_and_of_the_group_sizes():
