@@ -4,7 +4,7 @@
 
 Runs that `--results` already holds are not repeated, and one that was cut off goes on where it was,
 so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
-processes. `--only-figures` draws what there is.
+processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these.
 """
 
 import argparse
@@ -37,10 +37,19 @@ from keras_brn.figures import (
 )
 from keras_brn.glyphs import load_glyphs
 from keras_brn.records import write_json
-from keras_brn.results import FIGURES, as_runs, estimate_of_best, save_figure, summarize
-from keras_brn.training import finished, train
+from keras_brn.results import (
+    FIGURES,
+    as_results,
+    as_runs,
+    estimate_of_best,
+    load_figure,
+    save_figure,
+    summarize,
+)
+from keras_brn.training import finished, keep, train
 
 STEPS = 4_000
+SETTINGS = {1: "labels", 2: "labels", 3: "few_labels", 4: "labels", 5: "labels"}  # Of the figures.
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
@@ -82,6 +91,14 @@ def plan(data_sets, steps=STEPS):
         if seed < (of_glyphs if name == "glyphs" else of_tiny_imagenet)
     ]
     return list(dict.fromkeys(planned))
+
+
+def take_over(figures, results):
+    """Keeps the runs of stored figures as `train` would."""
+    for number, setting in SETTINGS.items():
+        path = figures / f"figure{number}.json"
+        for result in as_results(load_figure(path)) if path.exists() else ():
+            keep(result, results / setting)
 
 
 def draw(runs, out):
@@ -138,7 +155,7 @@ def draw_correction(results, out):
     names = figure_4_name(1, 1), figure_4_name(0.25, 1)
     wanted = {"data": "glyphs", "seed": 0}.items()
     runs = [run for run in results if wanted <= run.items() and run["name"] in names]
-    if runs and runs[0]["name"] == names[0]:
+    if len(runs) == 2 and all("layers" in run["correction"] for run in runs):
         picture = Figure(figsize=(13, 6), layout="constrained")
         plot_correction(picture, runs[0]["step"], runs[0]["correction"])
         picture.savefig(out / "correction.png", dpi=100)
@@ -168,7 +185,10 @@ def main():
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the runs")
     parser.add_argument("--only-figures", action="store_true")
+    parser.add_argument("--stored", type=Path, help="folder of figures, whose runs are kept")
     options = parser.parse_args()
+    if options.stored is not None:
+        take_over(options.stored, options.results)
     loaders = {("labels", "glyphs"): load_glyphs, ("few_labels", "glyphs"): few_glyphs}
     if options.tiny_imagenet is not None:
         photographs = functools.cache(lambda: load_tiny_imagenet(options.tiny_imagenet))

@@ -54,6 +54,21 @@ def as_runs(results):
     return runs
 
 
+def as_results(stored):
+    """What `train` returned, from a figure as `load_figure` reads it: the reverse of `as_runs`, but
+    that of the correction the means remain."""
+    results = {}
+    for run, made in zip(stored["runs"], stored["provenance"]["runs"], strict=True):
+        config = made["config"]
+        result = results.setdefault(json.dumps(config), {})
+        if run["name"] == config["name"]:
+            produced = {k: v for k, v in made.items() if k not in ("name", "seed", "config")}
+            result.update(run, config=config, provenance=produced)
+        else:
+            result["batch_accuracy"] = run["accuracy"]
+    return list(results.values())
+
+
 def select(runs, name, images_per_label=None, data=None):
     """The runs of a name, by seed; those of independent images have no `images_per_label`."""
     found = [

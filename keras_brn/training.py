@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_brn.averaging import AveragedModel
 from keras_brn.baselines import MicrobatchNormalization
+from keras_brn.experiment import Experiment
 from keras_brn.inception import inception_v3
 from keras_brn.layer import BatchRenormalization
 from keras_brn.models import small_inception
@@ -175,6 +176,16 @@ def finished(experiment, data_name, folder):
     result = read_result(path, {"data": data_name, **dataclasses.asdict(experiment)})
     result.pop("epoch_accuracy", None)  # If the run was killed after its last evaluation.
     return result if len(result["step"]) == experiment.evaluations else None
+
+
+def keep(result, folder):
+    """Writes a result of `train` to where it looks for it, unless there is one."""
+    config = dict(result["config"])
+    data_name = config.pop("data")
+    path = _path(Experiment(**config), data_name, folder)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
 
 
 def read_result(path, config):
