@@ -186,7 +186,7 @@ def figure_5():
     """What to choose for a number of examples per group: batchnorm, Batch Renorm, Batch Renorm with
     its final bounds from the first step, and normalizations of single examples."""
     at_once = {"warmup_steps": 0, "r_max_steps": 0, "d_max_steps": 0}
-    runs = [Experiment("group_norm", "group_norm"), Experiment("layer_norm", "layer_norm")]
+    runs = []
     for group in (1, 2, 4, 32):
         suffix = "" if group == 32 else f"_micro{group}"
         runs += [
@@ -194,4 +194,4 @@ def figure_5():
             Experiment(f"batch_renorm{suffix}", group=group),
             Experiment(f"fixed_bounds{suffix}", group=group, **at_once),
         ]
-    return runs
+    return [*runs, *(Experiment(name, name) for name in ("group_norm", "layer_norm"))]

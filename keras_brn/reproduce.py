@@ -72,7 +72,8 @@ def plan(data_sets, steps=STEPS):
     comparisons = (
         ("labels", figure_2(), 5, 3),
         ("few_labels", [batchnorm, few, renorm], 5, 3),
-        ("few_labels", [halves, *spread(8)], 5, 1),
+        ("few_labels", [halves], 5, 1),
+        ("few_labels", spread(8), 2, 1),
         ("labels", figure_1(), 5, 1),
         ("few_labels", figure_3(2), 5, 1),
         ("few_labels", figure_3(4), 1, 1),
