@@ -13,6 +13,7 @@ from keras_brn.figures import (
     plot_images_per_label,
 )
 from keras_brn.results import (
+    as_results,
     as_runs,
     estimate,
     load_figure,
@@ -118,6 +119,15 @@ def test_a_figure_travels_with_its_data(tmp_path, figure):
         **{"name": "batchnorm", "seed": 0, "config": {"steps": 30}, "seconds": 1.0}
     }
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_stored_figure_gives_back_the_results(tmp_path):
+    results = [
+        {**run, "config": {"name": run["name"], "seed": run["seed"], "k": run["images_per_label"]}}
+        for run in RUNS
+    ]
+    save_figure(Figure(), as_runs(results), {}, tmp_path / "figure.png")
+    assert as_results(load_figure(tmp_path / "figure.png")) == results
 
 
 def test_few_labels_have_a_row_per_data_set_and_one_legend():

@@ -8,15 +8,16 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from matplotlib.figure import Figure
 from worker_program import shades
 
 from keras_brn import BatchRenormalization, training
 from keras_brn.experiment import Experiment, figure_1, figure_2, figure_3, scaled, spread
 from keras_brn.models import small_inception
 from keras_brn.monitor import QUANTITIES
-from keras_brn.reproduce import plan
-from keras_brn.results import as_runs
-from keras_brn.training import train
+from keras_brn.reproduce import plan, take_over
+from keras_brn.results import as_runs, save_figure
+from keras_brn.training import keep, train
 
 # The same code on every backend, most of it compilation.
 once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
@@ -220,6 +221,23 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
             train(small(figure_1()[1], name="other", **changes), images, tmp_path)
 
 
+def test_runs_of_stored_figures_are_not_repeated(images, tmp_path):
+    run, others = small(figure_3(8)[1]), small(figure_3(8)[2])
+    for each in (run, others):
+        accuracy = {"accuracy": [0.1, 0.2, 0.3], "batch_accuracy": [0.3, 0.2, 0.1]}
+        config = {"data": "shades", **dataclasses.asdict(each)}
+        result = {"name": each.name, "seed": 3, "step": [4, 8, 12], **accuracy, "config": config}
+        runs = as_runs([{**result, "provenance": {"seconds": 1.0}}])
+        save_figure(Figure(), runs, {}, tmp_path / f"figure{3 if each is run else 1}.png")
+    take_over(tmp_path, tmp_path)
+    taken = train(run, images, tmp_path / "few_labels")
+    assert taken["accuracy"] == [0.1, 0.2, 0.3] and taken["batch_accuracy"] == [0.3, 0.2, 0.1]
+    assert train(others, images, tmp_path / "labels")["name"] == others.name
+    taken["accuracy"] = [0.0, 0.0, 0.0]
+    keep(taken, tmp_path / "few_labels")  # What is there stays.
+    assert train(run, images, tmp_path / "few_labels")["accuracy"] == [0.1, 0.2, 0.3]
+
+
 def test_the_plan_has_the_seeds_of_each_comparison():
     planned = plan(["glyphs", "tiny_imagenet"])
     assert len(set(planned)) == len(planned)
@@ -233,6 +251,7 @@ def test_the_plan_has_the_seeds_of_each_comparison():
     assert [seeds("labels", "tiny_imagenet", name) for name in names] == [3, 1, 3, 3]
     assert seeds("few_labels", "glyphs", "batchnorm") == 5
     assert seeds("few_labels", "tiny_imagenet", "batchnorm") == 3
+    assert seeds("few_labels", "glyphs", "batchnorm_noniid_spread", 8) == 2
     few = ("batchnorm_noniid", "batchnorm_noniid_halves", "batch_renorm_noniid")
     for k, glyphs, tiny in (
         *((1, [1, 0, 1], [1, 0, 1]), (2, [5, 5, 5], [1, 1, 1])),
