@@ -188,10 +188,14 @@ def figure_5():
     at_once = {"warmup_steps": 0, "r_max_steps": 0, "d_max_steps": 0}
     runs = []
     for group in (1, 2, 4, 32):
-        suffix = "" if group == 32 else f"_micro{group}"
         runs += [
-            Experiment(f"batchnorm{suffix}", "batchnorm", group),
-            Experiment(f"batch_renorm{suffix}", group=group),
-            Experiment(f"fixed_bounds{suffix}", group=group, **at_once),
+            Experiment(figure_5_name("batchnorm", group), "batchnorm", group),
+            Experiment(figure_5_name("batch_renorm", group), group=group),
+            Experiment(figure_5_name("fixed_bounds", group), group=group, **at_once),
         ]
     return [*runs, *(Experiment(name, name) for name in ("group_norm", "layer_norm"))]
+
+
+def figure_5_name(name, group):
+    """The name of a run of Figure 5, from what is compared and the examples per group."""
+    return name if group == 32 else f"{name}_micro{group}"

@@ -5,7 +5,16 @@ import numpy as np
 from keras_brn.experiment import figure_4_name
 from keras_brn.fine_tuning import NORMALIZATIONS
 from keras_brn.monitor import QUANTITIES
-from keras_brn.results import FIGURES, LABELS, PAPER, best, estimate_of_best, select
+from keras_brn.results import (
+    FIGURES,
+    LABELS,
+    LABELS_OF_SIZES,
+    PAPER,
+    best,
+    by_group_size,
+    estimate_of_best,
+    select,
+)
 
 _COLORS = {
     "batchnorm": "0.35",
@@ -112,7 +121,8 @@ def plot_images_per_label(axes, runs, title):
 
 
 def plot_alpha_and_ramp(axes, runs, title):
-    """Draws the best accuracy of Batch Renorm over alpha and the length of the ramp: a heat map.
+    """Draws the best accuracy of Batch Renorm over alpha and the length of the ramp: a heat map of
+    the means over the seeds that all its runs have.
 
     Args:
         axes: `matplotlib.axes.Axes`.
@@ -120,13 +130,13 @@ def plot_alpha_and_ramp(axes, runs, title):
         title: String.
     """
     alphas, ramps = (0.25, 1, 4), (0.5, 1, 2)
-    accuracy = np.full((len(alphas), len(ramps)), np.nan)
-    for row, alpha in enumerate(alphas):
-        for column, ramp in enumerate(ramps):
-            found = select(runs, figure_4_name(alpha, ramp)).values()
-            if found:
-                accuracy[row, column] = 100 * np.mean([best(run)[0] for run in found])
-                axes.text(column, row, f"{accuracy[row, column]:.1f}", ha="center", va="center")
+    found = [[select(runs, figure_4_name(alpha, ramp)) for ramp in ramps] for alpha in alphas]
+    seeds = set.intersection(*(set(of_seed) for row in found for of_seed in row))
+    accuracy = 100 * np.array(
+        [[np.mean([best(of_seed[seed])[0] for seed in seeds]) for of_seed in row] for row in found]
+    )
+    for (row, column), value in np.ndenumerate(accuracy):
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center")
     image = axes.imshow(accuracy, cmap="cividis", alpha=0.7)
     axes.figure.colorbar(image, label="best validation accuracy, %")
     axes.set_xticks(range(len(ramps)), [f"x{ramp:g}" for ramp in ramps])
@@ -142,28 +152,18 @@ def plot_group_sizes(axes, runs, title):
         runs: Those of `keras_brn.experiment.figure_5`, of one data set.
         title: String.
     """
-    sizes = (1, 2, 4, 32)
-    for name, label, color in (
-        ("batchnorm", "batchnorm", "C1"),
-        ("batch_renorm", "Batch Renorm", "C0"),
-        ("fixed_bounds", "the same, final bounds from the first step", "C2"),
-    ):
-        of = {n: select(runs, name if n == 32 else f"{name}_micro{n}").values() for n in sizes}
-        numbers = [n for n in sizes if of[n]]
-        curves = [[100 * best(run)[0] for run in of[n]] for n in numbers]
-        axes.plot(numbers, [np.mean(c) for c in curves], "o-", color=color, label=label)
-        ends = [[min(c) for c in curves], [max(c) for c in curves]]
-        axes.fill_between(numbers, *ends, color=color, alpha=0.2, lw=0)
-    for name, label, color in (
-        ("group_norm", "group normalization", "C4"),
-        ("layer_norm", "layer normalization", "C5"),
-    ):
-        found = select(runs, name).values()
-        if found:
-            mean = 100 * np.mean([best(run)[0] for run in found])
-            axes.axhline(mean, color=color, linestyle="--", label=label)
+    colors = dict(zip(FIGURES[5], ("C1", "C0", "C2", "C4", "C5"), strict=True))
+    for name, of_size in by_group_size(runs).items():
+        values, low, high = (
+            [100 * (each["value"] if each[key] is None else each[key]) for each in of_size.values()]
+            for key in ("value", "low", "high")
+        )
+        alone = name in ("group_norm", "layer_norm")
+        style = {"linestyle": "--"} if alone else {"marker": "o"}
+        axes.plot([*of_size], values, color=colors[name], label=LABELS_OF_SIZES[name], **style)
+        axes.fill_between([*of_size], low, high, color=colors[name], alpha=0.2, lw=0)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, sizes)
+    axes.set_xticks([1, 2, 4, 32], [1, 2, 4, 32])
     axes.set(title=title, xlabel="images per group", ylabel="best validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

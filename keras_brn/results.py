@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_brn.experiment import figure_5_name
 from keras_brn.records import write_json
 
 # Top-1 validation accuracy of Inception-v3 and the step of it: section 4, Figures 1 to 3.
@@ -29,6 +30,7 @@ FIGURES = {
         "batchnorm_noniid_spread",
         "batch_renorm_noniid",
     ),
+    5: ("batchnorm", "batch_renorm", "fixed_bounds", "group_norm", "layer_norm"),
 }
 
 
@@ -244,6 +246,46 @@ _PAPER_RECOVERED = {
     },
 }
 _PAPER_STEPS = {1: "1.0", 2: ".62", 3: "–"}
+
+
+def by_group_size(runs):
+    """The best accuracy for each number of images that are normalized together.
+
+    Args:
+        runs: Those of `keras_brn.experiment.figure_5`, of one data set.
+
+    Returns:
+        Dict from "batchnorm", "batch_renorm", "fixed_bounds", "group_norm" and "layer_norm" to a
+        dict from 1, 2, 4 and 32 to an `estimate`, as far as there are runs. What normalizes each
+        image by itself has the same for all sizes.
+    """
+    found = {}
+    for name in FIGURES[5]:
+        alone = name in ("group_norm", "layer_norm")
+        for size in (1, 2, 4, 32):
+            estimated = estimate_of_best(runs, name if alone else figure_5_name(name, size))
+            if estimated is not None:
+                found.setdefault(name, {})[size] = estimated
+    return found
+
+
+def table_of_group_sizes(runs):
+    """Markdown: what `by_group_size` returns, for all of `FIGURES[5]`."""
+    found = by_group_size(runs)
+    lines = ["| images per group | 1 | 2 | 4 | 32 |", "|---" * 5 + "|"]
+    for name in FIGURES[5]:
+        cells = [percent(estimated) for estimated in found[name].values()]
+        lines.append(f"| {LABELS_OF_SIZES[name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+LABELS_OF_SIZES = {
+    "batchnorm": "batchnorm",
+    "batch_renorm": "Batch Renorm",
+    "fixed_bounds": "Batch Renorm, final bounds from the first step",
+    "group_norm": "group normalization",
+    "layer_norm": "layer normalization",
+}
 
 
 def percent(estimate):

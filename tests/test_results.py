@@ -22,6 +22,7 @@ from keras_brn.results import (
     select,
     summarize,
     table,
+    table_of_group_sizes,
 )
 
 
@@ -143,16 +144,24 @@ def test_few_labels_have_a_row_per_data_set_and_one_legend():
     assert curves["Batch Renorm, few labels"] == [0, 10, 20, 50]
 
 
-def test_plots_of_the_grid_and_of_the_group_sizes():
-    for experiments, plot in ((figure_4(), plot_alpha_and_ramp), (figure_5(), plot_group_sizes)):
-        runs = [run(each.name, [0.1, k / 20]) for k, each in enumerate(experiments)]
-        axes = Figure().subplots()
-        plot(axes, runs, "title")
-        if plot is plot_alpha_and_ramp:
-            assert [text.get_text() for text in axes.texts] == [
-                *("10.0", "10.0", "10.0", "15.0", "20.0", "25.0", "30.0", "35.0", "40.0")
-            ]
-        else:
-            batchnorm = axes.lines[0].get_xydata().round(6).tolist()
-            assert batchnorm == [[1, 10.0], [2, 25.0], [4, 40.0], [32, 55.0]]
-            assert axes.lines[3].get_ydata()[0] == 10.0
+def test_the_grid_shows_the_seeds_that_all_its_runs_have():
+    runs = [run(each.name, [0.1, k / 20]) for k, each in enumerate(figure_4())]
+    axes = Figure().subplots()
+    plot_alpha_and_ramp(axes, [*runs, run("batch_renorm_micro4", [0.1, 0.9], 1)], "title")
+    assert [text.get_text() for text in axes.texts] == [
+        *("10.0", "10.0", "10.0", "15.0", "20.0", "25.0", "30.0", "35.0", "40.0")
+    ]
+
+
+def test_group_sizes_in_picture_and_table():
+    runs = [run(each.name, [0.1, k / 20]) for k, each in enumerate(figure_5())]
+    axes = Figure().subplots()
+    plot_group_sizes(axes, [*runs, run("batchnorm_micro4", [0.1, 0.6], 1)], "title")
+    batchnorm = axes.lines[0].get_xydata().round(6).tolist()
+    assert batchnorm == [[1, 10.0], [2, 15.0], [4, 45.0], [32, 45.0]]
+    band = axes.collections[0].get_datalim(axes.transData)
+    assert (band.ymin, round(band.ymax, 6)) == (10.0, 60.0)
+    assert axes.lines[3].get_ydata().round(6).tolist() == 4 * [60.0]
+    lines = table_of_group_sizes([*runs, run("batchnorm_micro4", [0.1, 0.6], 1)]).splitlines()
+    assert lines[2] == "| batchnorm | 10.0 % | 15.0 % | 45.0 % [30.0, 60.0] | 45.0 % |"
+    assert lines[6] == "| layer normalization | 65.0 % | 65.0 % | 65.0 % | 65.0 % |"
