@@ -28,6 +28,8 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
         5,
         "deficit recovered, in halves",
     ),
+    "figure4": ({}, None, "image/png"),  # Shows the stored runs.
+    "figure5": ({}, None, "layer normalization"),
     "cost": ({}, None, "mu and sigma, one by one, ms"),
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
@@ -39,17 +41,33 @@ def test_notebook_runs(tmp_path, name):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("The same code on every backend, most of it compilation.")
     parameters, runs, row = EXPECTED[name]
-    notebook = papermill.execute_notebook(
+    if runs is not None:
+        parameters = {**parameters, "RESULTS": str(tmp_path / "results")}
+    notebook = _execute(name, tmp_path, parameters)
+    assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
+    if runs is not None:
+        assert len(list((tmp_path / "results").glob("*.json"))) == runs
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name, runs", [("figure4", 9), ("figure5", 14)])
+def test_notebook_trains_anew(tmp_path, name, runs):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("The same code on every backend, most of it compilation.")
+    parameters = {**FIGURE, "TRAIN": True, "RESULTS": str(tmp_path / "results")}
+    _execute(name, tmp_path, parameters)
+    assert len(list((tmp_path / "results").glob("*.json"))) == runs
+
+
+def _execute(name, folder, parameters):
+    return papermill.execute_notebook(
         NOTEBOOKS / f"{name}.ipynb",
-        tmp_path / "out.ipynb",
-        parameters if runs is None else {**parameters, "RESULTS": str(tmp_path / "results")},
+        folder / "out.ipynb",
+        parameters,
         cwd=NOTEBOOKS,
         kernel_name="python3",
         progress_bar=False,
     )
-    assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
-    if runs is not None:
-        assert len(list((tmp_path / "results").glob("*.json"))) == runs
 
 
 SMALL = {
