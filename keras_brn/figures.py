@@ -164,6 +164,12 @@ def plot_group_sizes(axes, runs, title):
         axes.fill_between([*of_size], low, high, color=colors[name], alpha=0.2, lw=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, 2, 4, 32], [1, 2, 4, 32])
+    # Logarithmic in the error: the differences that matter are those near the top.
+    axes.set_yscale(
+        "function",
+        functions=(lambda y: -np.log(105 - np.minimum(y, 104)), lambda t: 105 - np.exp(-t)),
+    )
+    axes.set_yticks([0, 50, 70, 80, 90, 95])
     axes.set(title=title, xlabel="images per group", ylabel="best validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
