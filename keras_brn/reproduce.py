@@ -156,7 +156,8 @@ def draw_correction(results, out):
     names = figure_4_name(1, 1), figure_4_name(0.25, 1)
     wanted = {"data": "glyphs", "seed": 0}.items()
     runs = [run for run in results if wanted <= run.items() and run["name"] in names]
-    if len(runs) == 2 and all("layers" in run["correction"] for run in runs):
+    whole = all("layers" in run["correction"] for run in runs)  # Stored figures hold means alone.
+    if whole and runs and runs[0]["name"] == names[0]:
         picture = Figure(figsize=(13, 6), layout="constrained")
         plot_correction(picture, runs[0]["step"], runs[0]["correction"])
         picture.savefig(out / "correction.png", dpi=100)
