@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from keras_brn.results import load_figure, table, table_of_group_sizes
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 BEFORE = """
@@ -55,6 +57,26 @@ def test_example():
     assert len([line for line in EXAMPLES[0].splitlines() if line]) <= 10
     assert int(names["model"].layers[2].step) == 16
     assert 1 < names["model"].layers[2].r_max < 3
+
+
+@pytest.mark.parametrize("figure", [1, 2, 3, 5])
+def test_tables_are_those_of_the_stored_figures(figure):
+    stored = load_figure(Path(__file__).parent.parent / f"figures/figure{figure}")
+    if figure == 5:
+        made = table_of_group_sizes(stored["runs"])
+    else:
+        summaries = stored["summary"]
+        made = table(figure, {k: s["8"] if figure == 3 else s for k, s in summaries.items()})
+    (section,) = re.findall(rf"\(Figure {figure}.*?(?=\n\*\*|\Z)", README, re.DOTALL)
+    shown, made = (
+        re.findall(r"^\|.*", _without_steps(text), re.MULTILINE) for text in (section, made)
+    )
+    assert len(shown) >= 4
+    assert set(shown[2:]) <= set(made[2:])
+
+
+def _without_steps(text):
+    return re.sub(r" at [\d,]+", "", text)  # Most runs are at their best at the end.
 
 
 @pytest.mark.slow
