@@ -33,6 +33,7 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
     """Draws validation accuracy against training steps: the mean over the seeds, and their range.
 
     Dashed lines are the paper's final values, in proportion to batchnorm's in groups of 32.
+    The ordinate is logarithmic in the error, or all would meet at the top.
 
     Args:
         axes: `matplotlib.axes.Axes`.
@@ -59,9 +60,21 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
         axes.plot(
             [], [], color="0.5", linestyle="--", linewidth=0.8, label="the paper's, in proportion"
         )
+    _scale_by_error(axes)
     axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
+
+
+def _scale_by_error(axes):
+    """Makes the ordinate, an accuracy in percent, logarithmic in the error: the differences that
+    matter are those near the top."""
+    axes.set_yscale(
+        "function",
+        functions=(lambda y: -np.log(105 - np.minimum(y, 104)), lambda t: 105 - np.exp(-t)),
+    )
+    if axes.get_ylim()[1] > 50:
+        axes.set_yticks([0, 50, 70, 80, 90, 95])
 
 
 def plot_few_labels(figure, runs):
@@ -164,12 +177,7 @@ def plot_group_sizes(axes, runs, title):
         axes.fill_between([*of_size], low, high, color=colors[name], alpha=0.2, lw=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, 2, 4, 32], [1, 2, 4, 32])
-    # Logarithmic in the error: the differences that matter are those near the top.
-    axes.set_yscale(
-        "function",
-        functions=(lambda y: -np.log(105 - np.minimum(y, 104)), lambda t: 105 - np.exp(-t)),
-    )
-    axes.set_yticks([0, 50, 70, 80, 90, 95])
+    _scale_by_error(axes)
     axes.set(title=title, xlabel="images per group", ylabel="best validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
