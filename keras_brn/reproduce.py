@@ -41,6 +41,7 @@ from keras_brn.results import (
     FIGURES,
     as_results,
     as_runs,
+    by_steps,
     estimate_of_best,
     load_figure,
     save_figure,
@@ -49,7 +50,11 @@ from keras_brn.results import (
 from keras_brn.training import finished, keep, train
 
 STEPS = 4_000
-SETTINGS = {1: "labels", 2: "labels", 3: "few_labels", 4: "labels", 5: "labels"}  # Of the figures.
+SHORT, LONG = 0.25, 4  # Some runs are of so many times these steps.
+SETTINGS = {  # Of the figures.
+    **{"1": "labels", "2": "labels", "4": "labels", "5": "labels"},
+    **{"3": "few_labels", "3_long": "few_labels"},
+}
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
@@ -65,28 +70,30 @@ def plan(data_sets, steps=STEPS):
 
     Args:
         data_sets: Names, of "glyphs" and "tiny_imagenet".
-        steps: Number of training steps.
+        steps: Number of training steps, from which few runs differ.
     """
     batchnorm, few, halves, renorm = figure_3(8)
-    # Each comparison with its number of seeds, on glyphs and on Tiny ImageNet.
+    # Each comparison with its length, and its number of seeds on glyphs and on Tiny ImageNet.
     comparisons = (
-        ("labels", figure_2(), 5, 3),
-        ("few_labels", [batchnorm, few, renorm], 5, 3),
-        ("few_labels", [halves], 5, 1),
-        ("few_labels", spread(8), 2, 1),
-        ("labels", figure_1(), 5, 1),
-        ("few_labels", figure_3(2), 5, 1),
-        ("few_labels", figure_3(4), 1, 1),
-        ("few_labels", figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
-        ("labels", figure_5(), 2, 0),
-        ("labels", figure_4(), 1, 0),
-        ("labels", sigma_averaged(), 2, 0),
+        ("labels", 1, figure_2(), 5, 3),
+        ("few_labels", 1, [batchnorm, few, renorm], 5, 3),
+        ("few_labels", 1, [halves], 5, 1),
+        ("few_labels", 1, spread(8), 2, 1),
+        ("labels", 1, figure_1(), 5, 1),
+        ("few_labels", 1, figure_3(2), 5, 1),
+        ("few_labels", 1, figure_3(4), 1, 1),
+        ("few_labels", 1, figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
+        ("labels", 1, figure_5(), 2, 0),
+        ("labels", 1, figure_4(), 1, 0),
+        ("labels", 1, sigma_averaged(), 2, 0),
+        ("few_labels", LONG, [*figure_3(8), *figure_3(2)], 0, 1),
+        ("labels", SHORT, figure_4(), 1, 0),
     )
     changes = {"labels": {}, "few_labels": FEW_LABELS}
     planned = [
-        (setting, name, scaled(run, steps, seed=seed, **changes[setting]))
+        (setting, name, scaled(run, round(length * steps), seed=seed, **changes[setting]))
         for seed in range(5)
-        for setting, runs, of_glyphs, of_tiny_imagenet in comparisons
+        for setting, length, runs, of_glyphs, of_tiny_imagenet in comparisons
         for name in data_sets
         for run in runs
         if seed < (of_glyphs if name == "glyphs" else of_tiny_imagenet)
@@ -96,14 +103,14 @@ def plan(data_sets, steps=STEPS):
 
 def take_over(figures, results):
     """Keeps the runs of stored figures as `train` would."""
-    for number, setting in SETTINGS.items():
-        path = figures / f"figure{number}.json"
+    for figure, setting in SETTINGS.items():
+        path = figures / f"figure{figure}.json"
         for result in as_results(load_figure(path)) if path.exists() else ():
             keep(result, results / setting)
 
 
 def draw(runs, out):
-    """Writes Figures 1, 2, 4 and 5 as far as there are runs, these as `as_runs` returns them."""
+    """Writes Figures 1, 2 and 5 as far as there are runs, these as `as_runs` returns them."""
     names = {run["name"] for run in runs}
     of = _by_data(runs)
     data_sets = list(of)
@@ -119,30 +126,54 @@ def draw(runs, out):
                 shown.append("batchnorm_micro4_sigma")
                 summary["glyphs"]["sigma_averaged"] = estimate_of_best(of["glyphs"], shown[-1])
             _save(picture, number, runs, shown, summary, out)
-    for number, plot, experiments in (
-        (4, plot_alpha_and_ramp, figure_4()),
-        (5, plot_group_sizes, figure_5()),
-    ):
-        wanted = sorted(experiment.name for experiment in experiments)
-        if names.issuperset(wanted):
-            picture = Figure(figsize=(6, 4.2))
-            plot(picture.subplots(), of["glyphs"], TITLES["glyphs"])
-            summary = {"glyphs": {name: estimate_of_best(of["glyphs"], name) for name in wanted}}
-            _save(picture, number, of["glyphs"], wanted, summary, out)
+    wanted = sorted(experiment.name for experiment in figure_5())
+    if names.issuperset(wanted):
+        picture = Figure(figsize=(6, 4.2))
+        plot_group_sizes(picture.subplots(), of["glyphs"], TITLES["glyphs"])
+        summary = {"glyphs": {name: estimate_of_best(of["glyphs"], name) for name in wanted}}
+        _save(picture, 5, of["glyphs"], wanted, summary, out)
 
 
-def draw_few_labels(runs, out):
-    """Writes Figure 3 if there are all its runs, these as `as_runs` returns them."""
-    if not {run["name"] for run in runs}.issuperset(FIGURES[3]):
-        return
+def draw_alpha_and_ramp(runs, out):
+    """Writes Figure 4: a panel for each length of which there is the grid.
+
+    Args:
+        runs: Dict from numbers of steps to runs, as `by_steps` returns it.
+        out: Folder.
+    """
+    wanted = sorted(experiment.name for experiment in figure_4())
+    of = {
+        steps: [run for run in found if run["data"] == "glyphs"]
+        for steps, found in runs.items()
+        if {run["name"] for run in found}.issuperset(wanted)
+    }
+    if of:
+        picture = Figure(figsize=(6 * len(of), 4.2))
+        panels = picture.subplots(1, len(of), squeeze=False)[0]
+        for axes, (steps, found) in zip(panels, of.items(), strict=True):
+            plot_alpha_and_ramp(axes, found, f"{TITLES['glyphs']}, {steps:,} steps")
+        summary = {
+            str(steps): {name: estimate_of_best(found, name) for name in wanted}
+            for steps, found in of.items()
+        }
+        _save(picture, 4, [run for found in of.values() for run in found], wanted, summary, out)
+
+
+def draw_few_labels(runs, figure, out):
+    """Writes Figure "3", or "3_long", from what there is of its runs, as `as_runs` returns them."""
     of = _by_data(runs)
+    if not of:
+        return
     picture = Figure(figsize=(15, 4 * len(of)), layout="constrained")
     plot_few_labels(picture, {TITLES[name]: found for name, found in of.items()})
     summary = {
-        name: {str(k): summarize(found, 3, images_per_label=k) for k in (1, 2, 4, 8)}
+        name: {
+            str(k): summarize(found, 3, images_per_label=k)
+            for k in sorted({run["images_per_label"] for run in found} - {None})
+        }
         for name, found in of.items()
     }
-    _save(picture, 3, runs, FIGURES[3], summary, out)
+    _save(picture, figure, runs, FIGURES[3], summary, out)
 
 
 def _by_data(runs):
@@ -214,9 +245,12 @@ def main():
     for setting, name, run in planned:
         result = finished(run, name, options.results / setting)
         results[setting] += [] if result is None else [result]
-    draw(as_runs(results["labels"]), options.out)
-    draw_few_labels(as_runs(results["few_labels"]), options.out)
-    draw_correction(results["labels"], options.out)
+    labels, few_labels = (by_steps(as_runs(found)) for found in results.values())
+    draw(labels.get(options.steps, []), options.out)
+    draw_alpha_and_ramp(labels, options.out)
+    draw_few_labels(few_labels.get(options.steps, []), "3", options.out)
+    draw_few_labels(few_labels.get(LONG * options.steps, []), "3_long", options.out)
+    draw_correction(by_steps(results["labels"]).get(options.steps, []), options.out)
     adapted = [fine_tuning.finished(run, options.results) for run in adaptations]
     draw_fine_tuning([result for result in adapted if result is not None], options.out)
 

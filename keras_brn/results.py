@@ -83,6 +83,12 @@ def select(runs, name, images_per_label=None, data=None):
     return {run["seed"]: run for run in sorted(found, key=lambda run: run["seed"])}
 
 
+def by_steps(runs):
+    """Dict from the numbers of training steps, shortest first, to the runs of this length."""
+    lengths = sorted({run["step"][-1] for run in runs})
+    return {steps: [run for run in runs if run["step"][-1] == steps] for steps in lengths}
+
+
 def best(run):
     """(accuracy, step) where a curve is highest."""
     k = int(np.argmax(run["accuracy"]))

@@ -12,6 +12,7 @@ import papermill
 import pytest
 
 from keras_brn.launch import start, wait
+from keras_brn.results import load_figure, table, table_of_group_sizes
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 FIGURE = {
@@ -135,3 +136,28 @@ def test_committed_notebooks_were_executed_from_top_to_bottom(path):
     assert path.stat().st_size < 200_000
     tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
     assert "injected-parameters" not in tags  # As anyone gets it, without a setting of one machine.
+
+
+@pytest.mark.parametrize("figure", [1, 2, 3, 5])
+def test_committed_notebooks_show_the_stored_figures(figure):
+    stored = load_figure(NOTEBOOKS.parent / f"figures/figure{figure}")
+    summaries = stored["summary"]
+    if figure == 5:
+        columns = (1, 2, 4, 32)
+        made = table_of_group_sizes(stored["runs"])
+    else:
+        columns = summaries
+        if figure == 3:
+            columns = {(name, k): summaries[name][k] for name in summaries for k in ("2", "8")}
+        made = table(figure, {str(column): summary for column, summary in columns.items()})
+    cells = nbformat.read(NOTEBOOKS / f"figure{figure}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    texts = [output.get("data", {}).get("text/markdown", "") for output in outputs]
+    (shown,) = [text for text in texts if text.startswith("|")]
+    assert _last(len(columns), shown) == _last(len(columns), made)
+
+
+def _last(columns, table):
+    """The label and the last columns of each row."""
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    return [(row[0], *row[-columns:]) for row in rows]

@@ -239,12 +239,15 @@ def test_runs_of_stored_figures_are_not_repeated(images, tmp_path):
 
 
 def test_the_plan_has_the_seeds_of_each_comparison():
-    planned = plan(["glyphs", "tiny_imagenet"])
+    data_sets = ["glyphs", "tiny_imagenet"]
+    planned = plan(data_sets)
     assert len(set(planned)) == len(planned)
 
     def seeds(setting, data, name, images_per_label=None):
-        wanted = (setting, data, name, images_per_label)
-        return sum((s, d, run.name, run.images_per_label) == wanted for s, d, run in planned)
+        wanted = (setting, data, name, images_per_label, 4_000)
+        return sum(
+            (s, d, run.name, run.images_per_label, run.steps) == wanted for s, d, run in planned
+        )
 
     names = ("batchnorm", "batch_renorm", "batchnorm_micro4", "batch_renorm_micro4")
     assert [seeds("labels", "glyphs", name) for name in names] == [5, 5, 5, 5]
@@ -259,5 +262,10 @@ def test_the_plan_has_the_seeds_of_each_comparison():
     ):
         assert [seeds("few_labels", "glyphs", name, k) for name in few] == glyphs
         assert [seeds("few_labels", "tiny_imagenet", name, k) for name in few] == tiny
+    lengths = {(setting, data, run.steps) for setting, data, run in planned}
+    assert lengths == {
+        *((setting, data, 4_000) for setting in ("labels", "few_labels") for data in data_sets),
+        *(("labels", "glyphs", 1_000), ("few_labels", "tiny_imagenet", 16_000)),
+    }
     assert {run.optimizer_epsilon for setting, _, run in planned if setting == "labels"} == {0.003}
     assert {run.optimizer_epsilon for setting, _, run in planned if setting != "labels"} == {0.3}
