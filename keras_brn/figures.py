@@ -63,6 +63,7 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
     _scale_by_error(axes)
     axes.set(title=title, xlabel="training steps", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
+    axes.locator_params(axis="x", nbins=5)
     axes.legend(loc="best", fontsize="small")
 
 

@@ -86,7 +86,7 @@ def plan(data_sets, steps=STEPS):
         ("labels", 1, figure_5(), 2, 0),
         ("labels", 1, figure_4(), 1, 0),
         ("labels", 1, sigma_averaged(), 2, 0),
-        ("few_labels", LONG, [*figure_3(8), *figure_3(2)], 0, 1),
+        ("few_labels", LONG, [*figure_3(8), *figure_3(2)[1::2]], 0, 1),
         ("labels", SHORT, figure_4(), 1, 0),
     )
     changes = {"labels": {}, "few_labels": FEW_LABELS}

@@ -138,23 +138,21 @@ def test_committed_notebooks_were_executed_from_top_to_bottom(path):
     assert "injected-parameters" not in tags  # As anyone gets it, without a setting of one machine.
 
 
-@pytest.mark.parametrize("figure", [1, 2, 3, 5])
+@pytest.mark.parametrize("figure", ["1", "2", "3", "3_long", "5"])
 def test_committed_notebooks_show_the_stored_figures(figure):
     stored = load_figure(NOTEBOOKS.parent / f"figures/figure{figure}")
-    summaries = stored["summary"]
-    if figure == 5:
-        columns = (1, 2, 4, 32)
-        made = table_of_group_sizes(stored["runs"])
+    columns = stored["summary"]
+    if figure.startswith("3"):
+        columns = {(name, k): columns[name][k] for name in columns for k in ("2", "8")}
+    if figure == "5":
+        columns, made = (1, 2, 4, 32), table_of_group_sizes(stored["runs"])
     else:
-        columns = summaries
-        if figure == 3:
-            columns = {(name, k): summaries[name][k] for name in summaries for k in ("2", "8")}
-        made = table(figure, {str(column): summary for column, summary in columns.items()})
-    cells = nbformat.read(NOTEBOOKS / f"figure{figure}.ipynb", as_version=4).cells
+        made = table(int(figure[0]), {str(column): s for column, s in columns.items()})
+    cells = nbformat.read(NOTEBOOKS / f"figure{figure[0]}.ipynb", as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     texts = [output.get("data", {}).get("text/markdown", "") for output in outputs]
-    (shown,) = [text for text in texts if text.startswith("|")]
-    assert _last(len(columns), shown) == _last(len(columns), made)
+    shown = [_last(len(columns), text) for text in texts if text.startswith("|")]
+    assert _last(len(columns), made) in shown
 
 
 def _last(columns, table):
