@@ -1,5 +1,6 @@
 """Images in memory, where they come from, and how they are drawn for a training step."""
 
+import functools
 import hashlib
 import os
 import tarfile
@@ -43,6 +44,15 @@ class Images:
     def labels(self):
         """Dict from "train" and "validation" to the labels."""
         return {"train": self.train_labels, "validation": self.validation_labels}
+
+    @functools.cached_property
+    def digest(self):
+        """Hexadecimal digits that no other images and labels have."""
+        sha = hashlib.sha256()
+        for part in ("train", "validation"):
+            sha.update(np.ascontiguousarray(getattr(self, f"{part}_images")))
+            sha.update(np.ascontiguousarray(self.labels[part], "int64"))
+        return sha.hexdigest()
 
     def read(self, drawn, batch_size, part="train", augment=True):
         """Gathers the images of batches.

@@ -33,7 +33,7 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
     """Draws validation accuracy against training steps: the mean over the seeds, and their range.
 
     Dashed lines are the paper's final values, in proportion to batchnorm's in groups of 32.
-    The ordinate is logarithmic in the error, or all would meet at the top.
+    The ordinate is stretched towards 100 %, where the curves are close.
 
     Args:
         axes: `matplotlib.axes.Axes`.
@@ -68,8 +68,8 @@ def plot_curves(axes, runs, figure, title, images_per_label=2):
 
 
 def _scale_by_error(axes):
-    """Makes the ordinate, an accuracy in percent, logarithmic in the error: the differences that
-    matter are those near the top."""
+    """Stretches the ordinate, an accuracy in percent, towards 100 %, where the differences that
+    matter are small: by the logarithm of 105 - y, which 100 % has as well."""
     axes.set_yscale(
         "function",
         functions=(lambda y: -np.log(105 - np.minimum(y, 104)), lambda t: 105 - np.exp(-t)),

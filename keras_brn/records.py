@@ -41,7 +41,17 @@ def provenance():
         },
         "commit": _commit(),
         "device": _device(),
+        "system": platform.platform(),
+        "processor": _processor(),
     }
+
+
+def _processor():
+    """The name of the processor's model."""
+    path = Path("/proc/cpuinfo")  # On Linux `platform` has no name.
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _device():

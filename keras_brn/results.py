@@ -1,6 +1,7 @@
 """What the curves of training runs say, beside what the paper says."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,14 +72,13 @@ def as_results(stored):
     return list(results.values())
 
 
-def select(runs, name, images_per_label=None, data=None):
+def select(runs, name, images_per_label=None):
     """The runs of a name, by seed; those of independent images have no `images_per_label`."""
     found = [
         run
         for run in runs
         if run["name"] == name
         and run["images_per_label"] == (images_per_label if "noniid" in name else None)
-        and data in (None, run["data"])
     ]
     return {run["seed"]: run for run in sorted(found, key=lambda run: run["seed"])}
 
@@ -305,7 +305,7 @@ def _ratio(estimate):
     if estimate is None:
         return "–"
     value, low, high = (
-        None if number is None else f"{number:.2f}".replace("0.", ".", 1)
+        None if number is None else re.sub(r"^(-?)0\.", r"\1.", f"{number:.2f}")
         for number in (estimate["value"], estimate["low"], estimate["high"])
     )
     return value if low is None else f"{value} [{low}, {high}]"

@@ -53,10 +53,11 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
         independently), `config`, `provenance`.
 
     Raises:
-        ValueError: If the stored result is of another configuration, `evaluations * backups` does
-            not divide `steps`, the replicas (all devices of all workers) do not divide the groups
-            of a step, the last backup was made with other `backups` and not at the end of one of
-            these, or the workers do not see the same `folder`.
+        ValueError: If the stored result is of another configuration or of other images,
+            `evaluations * backups` does not divide `steps`, the replicas (all devices of all
+            workers) do not divide the groups of a step, the last backup was made with other
+            `backups` and not at the end of one of these, or the workers do not see the same
+            `folder`.
         ImportError: If there is a `log_dir`, and `tensorboard` is not installed.
     """
     epochs = experiment.evaluations * backups
@@ -75,6 +76,8 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
         import tensorboard  # noqa: F401  Keras would miss it after the first epoch.
     path = _path(experiment, data.name, folder)
     checkpoint = path.with_suffix(".keras")
+    images = _described(data)
+    _refuse_other_images(path, images)
     worker, workers = place_among_workers(strategy)
     result = finished(experiment, data.name, folder)
     stored = checkpoint.stat().st_size if checkpoint.exists() else 0
@@ -90,7 +93,7 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
         return result
     config = {"data": data.name, **dataclasses.asdict(experiment)}
     result = read_result(path, config) if path.exists() else _empty_result(config)
-    result["provenance"]["workers"] = workers
+    result["provenance"] |= {"workers": workers, "images": images}
     path.parent.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(experiment.seed)
     with _scope(strategy):
@@ -202,6 +205,23 @@ def read_result(path, config):
             f"folder. Received (stored, wanted): {differing}"
         )
     return result
+
+
+def _described(data):
+    """What tells data sets of the same name apart."""
+    numbers = {part: len(labels) for part, labels in data.labels.items()}
+    shape = {"shape": list(data.image_shape), "labels": data.classes}
+    return {**numbers, **shape, "sha256": data.digest}
+
+
+def _refuse_other_images(path, images):
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    of_stored = stored.get("provenance", {}).get("images", images)
+    if of_stored != images:
+        raise ValueError(
+            f"The result in `{path}` is of other images: remove it, or choose another folder. "
+            f"Received (stored, wanted): {of_stored}, {images}"
+        )
 
 
 def _path(experiment, data_name, folder):

@@ -12,9 +12,11 @@ from keras_brn.figures import (
     plot_group_sizes,
     plot_images_per_label,
 )
+from keras_brn.reproduce import draw_alpha_and_ramp
 from keras_brn.results import (
     as_results,
     as_runs,
+    by_steps,
     estimate,
     load_figure,
     recovered,
@@ -90,11 +92,10 @@ def test_no_ratio_of_a_deficit_that_may_be_none():
     assert recovered(runs[:1], "batch_renorm_micro4", "batchnorm", "batchnorm_micro4") is None
 
 
-def test_runs_are_selected_by_name_labels_and_data():
+def test_runs_are_selected_by_name_and_labels():
     runs = as_runs(RUNS)
     assert list(select(runs, "batchnorm")) == [0, 1]
     assert select(runs, "batchnorm_noniid", 8)[0]["accuracy"][2] == 0.3
-    assert select(runs, "batchnorm_noniid", 8, "others") == {}
 
 
 def test_table_has_the_numbers_of_the_paper_and_ours():
@@ -151,6 +152,32 @@ def test_the_grid_shows_the_seeds_that_all_its_runs_have():
     assert [text.get_text() for text in axes.texts] == [
         *("10.0", "10.0", "10.0", "15.0", "20.0", "25.0", "30.0", "35.0", "40.0")
     ]
+
+
+def test_figure_4_has_a_panel_for_each_length_with_a_whole_grid(tmp_path):
+    whole, part = (
+        [
+            run(each.name, [0.1, k / 20, 0.3], data="glyphs", step=[length, 2 * length, 3 * length])
+            for k, each in enumerate(grid)
+        ]
+        for grid, length in ((figure_4(), 10), (figure_4()[:4], 20))
+    )
+    draw_alpha_and_ramp(by_steps(part), tmp_path)
+    assert not list(tmp_path.iterdir())
+    draw_alpha_and_ramp(by_steps([*part, *whole]), tmp_path)
+    stored = load_figure(tmp_path / "figure4.png")
+    assert len(stored["runs"]) == 9 and list(stored["summary"]) == ["30"]
+    assert stored["summary"]["30"]["batch_renorm_micro4_alpha4_ramp2"]["value"] == 0.4
+
+
+def test_ratios_begin_with_the_point_where_they_are_below_1():
+    for value, low, high, shown in (
+        (0.5, None, None, ".50"),
+        (-0.25, -10.31, 10.05, "-.25 [-10.31, 10.05]"),
+    ):
+        ratio = {"value": value, "low": low, "high": high}
+        summary = {"best": {}, "recovered": {"batch_renorm_micro4": ratio}}
+        assert f"| deficit recovered, Batch Renorm | .56 | {shown} |" in table(2, {"ours": summary})
 
 
 def test_group_sizes_in_picture_and_table():

@@ -59,6 +59,34 @@ def test_the_runs_differ_in_what_the_paper_compares():
             assert expected == {k for k in values[0] if len({run[k] for run in values}) > 1}
 
 
+def test_the_protocol_is_the_papers(images):
+    run = small(figure_2()[2])
+    model = training._compiled_model(run, images)
+    optimizer = model.optimizer.get_config()
+    assert type(model.optimizer) is keras.optimizers.RMSprop and not optimizer["centered"]
+    assert [optimizer[key] for key in ("rho", "momentum", "epsilon")] == [0.9, 0.9, 0.003]
+    rates = [model.optimizer._learning_rate(step) for step in (0, 0.9, 1)]  # 1/48 of 12 steps.
+    rates = [float(rate) for rate in rates]
+    assert rates == pytest.approx([0.045, 0.045 * 0.94**3, 0.045 * 0.94**4])
+    assert (model.decay, run.label_smoothing, run.weight_decay) == (0.9999, 0.1, 4e-5)
+    logits, label = np.arange(10.0)[None], np.eye(10)[None, 7]
+    expected = -np.sum((0.9 * label + 0.01) * (logits - np.log(np.exp(logits).sum())))
+    assert float(model.loss(label, logits)) == pytest.approx(expected, rel=1e-5)
+    follows = {}  # A layer by the output that it takes.
+    for layer in model.network.layers:
+        for x in keras.tree.flatten(layer.input):
+            follows.setdefault(id(x), []).append(layer)
+    convolutions = [x for x in model.network.layers if isinstance(x, keras.layers.Conv2D)]
+    for convolution in convolutions:
+        (normalization,) = follows[id(convolution.output)]
+        (activation,) = follows[id(normalization.output)]
+        assert isinstance(normalization, BatchRenormalization)
+        assert isinstance(activation, keras.layers.ReLU)
+        assert normalization.gamma is None and normalization.microbatch_size == 4
+        assert convolution.kernel_regularizer.l2 == pytest.approx(2e-5)
+    assert len(convolutions) == 24
+
+
 def test_scaling_keeps_the_places_in_the_run():
     ours = scaled(Experiment(), 1_300)
     assert (ours.warmup_steps, ours.r_max_steps, ours.d_max_steps) == (50, 400, 250)
@@ -208,6 +236,14 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
     stored = tmp_path / "shades-batchnorm-12steps-seed3.json"
     stored.write_text(json.dumps({"config": config, "step": [4, 8, 12]}))
     assert train(run, images, tmp_path)["step"] == [4, 8, 12]
+    labels = np.roll(images.train_labels, 1)
+    others = dataclasses.replace(images, train_labels=labels)
+    described = [training._described(data) for data in (images, others)]
+    with_images = {"config": config, "step": [4, 8, 12], "provenance": {"images": described[0]}}
+    stored.write_text(json.dumps(with_images))
+    assert train(run, images, tmp_path)["step"] == [4, 8, 12]
+    with pytest.raises(ValueError, match=f"{described[0]['sha256']}.*{described[1]['sha256']}"):
+        train(run, others, tmp_path)
     with pytest.raises(ValueError, match=r"alpha.*0.5"):
         train(small(figure_1()[0], alpha=0.5), images, tmp_path, verbose=0)
     for changes, message in (
