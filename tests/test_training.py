@@ -63,7 +63,7 @@ def test_the_protocol_is_the_papers(images):
     run = small(figure_2()[2])
     model = training._compiled_model(run, images)
     optimizer = model.optimizer.get_config()
-    assert type(model.optimizer) is keras.optimizers.RMSprop and not optimizer["centered"]
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop) and not optimizer["centered"]
     assert [optimizer[key] for key in ("rho", "momentum", "epsilon")] == [0.9, 0.9, 0.003]
     rates = [model.optimizer._learning_rate(step) for step in (0, 0.9, 1)]  # 1/48 of 12 steps.
     rates = [float(rate) for rate in rates]
