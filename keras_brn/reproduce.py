@@ -50,10 +50,10 @@ from keras_brn.results import (
 from keras_brn.training import finished, keep, train
 
 STEPS = 4_000
-SHORT, LONG = 0.25, 4  # Some runs are of so many times these steps.
+SHORT, LONG, LONGEST = 0.25, 4, 10  # Some runs are of so many times these steps.
 SETTINGS = {  # Of the figures.
     **{"1": "labels", "2": "labels", "4": "labels", "5": "labels"},
-    **{"3": "few_labels", "3_long": "few_labels"},
+    **{"3": "few_labels", "3_long": "few_labels", "3_longest": "few_labels"},
 }
 TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
@@ -87,6 +87,7 @@ def plan(data_sets, steps=STEPS):
         ("labels", 1, figure_4(), 1, 0),
         ("labels", 1, sigma_averaged(), 2, 0),
         ("few_labels", LONG, [*figure_3(8), *figure_3(2)[1::2]], 0, 1),
+        ("few_labels", LONGEST, figure_3(8), 0, 1),
         ("labels", SHORT, figure_4(), 1, 0),
     )
     changes = {"labels": {}, "few_labels": FEW_LABELS}
@@ -176,6 +177,17 @@ def draw_few_labels(runs, figure, out):
     _save(picture, figure, runs, FIGURES[3], summary, out)
 
 
+def draw_longest(runs, out):
+    """Writes the curves of Figure 3's 4 labels x 8 images in its longest runs, on photographs."""
+    name = "tiny_imagenet"
+    found = _by_data(runs).get(name)
+    if found:
+        picture = Figure(figsize=(7, 4.2))
+        plot_curves(picture.subplots(), found, 3, f"{TITLES[name]}: 4 labels x 8 images", 8)
+        summary = {name: {"8": summarize(found, 3, images_per_label=8)}}
+        _save(picture, "3_longest", found, FIGURES[3], summary, out)
+
+
 def _by_data(runs):
     of = {name: [run for run in runs if run["data"] == name] for name in TITLES}
     return {name: found for name, found in of.items() if found}
@@ -250,6 +262,7 @@ def main():
     draw_alpha_and_ramp(labels, options.out)
     draw_few_labels(few_labels.get(options.steps, []), "3", options.out)
     draw_few_labels(few_labels.get(LONG * options.steps, []), "3_long", options.out)
+    draw_longest(few_labels.get(LONGEST * options.steps, []), options.out)
     draw_correction(by_steps(results["labels"]).get(options.steps, []), options.out)
     adapted = [fine_tuning.finished(run, options.results) for run in adaptations]
     draw_fine_tuning([result for result in adapted if result is not None], options.out)
