@@ -48,11 +48,8 @@ class Images:
     @functools.cached_property
     def digest(self):
         """Hexadecimal digits that no other images and labels have."""
-        sha = hashlib.sha256()
-        for part in ("train", "validation"):
-            sha.update(np.ascontiguousarray(getattr(self, f"{part}_images")))
-            sha.update(np.ascontiguousarray(self.labels[part], "int64"))
-        return sha.hexdigest()
+        train, validation = (self.labels[part].astype("int64") for part in ("train", "validation"))
+        return digest_of(self.train_images, train, self.validation_images, validation)
 
     def read(self, drawn, batch_size, part="train", augment=True):
         """Gathers the images of batches.
@@ -115,6 +112,14 @@ def cached(name, make):
         write_arrays(path, arrays)
     with np.load(path) as file:
         return dict(file)
+
+
+def digest_of(*arrays):
+    """The SHA-256 of the values of arrays, in hexadecimal digits."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
 
 
 def write_arrays(path, arrays):

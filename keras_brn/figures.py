@@ -79,21 +79,25 @@ def _scale_by_error(axes):
 
 
 def plot_few_labels(figure, runs):
-    """Draws Figure 3: for each data set the curves of 16 labels x 2 images and of 4 x 8, and the
-    best accuracy against the number of images per label.
+    """Draws Figure 3: for each data set the curves of 16 labels x 2 images and of 4 x 8, and, if
+    there are several, the best accuracy against the number of images per label.
 
     Args:
         figure: An empty `matplotlib.figure.Figure`, with a constrained layout.
         runs: Dict from a title to the runs of a data set, as `plot_curves` takes them.
     """
-    rows = figure.subplots(len(runs), 3, squeeze=False)
+    present = {run["images_per_label"] for found in runs.values() for run in found} - {None}
+    shown, several = sorted(present & {2, 8}) or [8], len(present) > 1
+    rows = figure.subplots(len(runs), len(shown) + several, squeeze=False)
     for row, (title, found) in zip(rows, runs.items(), strict=True):
-        for axes, k in zip(row[:2], (2, 8), strict=True):
+        for axes, k in zip(row, shown, strict=False):
             plot_curves(axes, found, 3, f"{title}: {32 // k} labels x {k} images", k)
-        plot_images_per_label(row[2], found, title)
+        if several:
+            plot_images_per_label(row[-1], found, title)
     for axes in rows.flat:
         axes.get_legend().remove()  # One for all.
-    figure.legend(*rows[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    handles = rows[0, len(shown) - 1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=rows.shape[1] + 1)
 
 
 def plot_images_per_label(axes, runs, title):

@@ -161,11 +161,12 @@ def draw_alpha_and_ramp(runs, out):
 
 
 def draw_few_labels(runs, figure, out):
-    """Writes Figure "3", or "3_long", from what there is of its runs, as `as_runs` returns them."""
+    """Writes Figure "3", "3_long" or "3_longest" from what `as_runs` returns of its runs."""
     of = _by_data(runs)
     if not of:
         return
-    picture = Figure(figsize=(15, 4 * len(of)), layout="constrained")
+    several = len({run["images_per_label"] for run in runs} - {None}) > 1
+    picture = Figure(figsize=(15 if several else 7, 4 * len(of)), layout="constrained")
     plot_few_labels(picture, {TITLES[name]: found for name, found in of.items()})
     summary = {
         name: {
@@ -175,17 +176,6 @@ def draw_few_labels(runs, figure, out):
         for name, found in of.items()
     }
     _save(picture, figure, runs, FIGURES[3], summary, out)
-
-
-def draw_longest(runs, out):
-    """Writes the curves of Figure 3's 4 labels x 8 images in its longest runs, on photographs."""
-    name = "tiny_imagenet"
-    found = _by_data(runs).get(name)
-    if found:
-        picture = Figure(figsize=(7, 4.2))
-        plot_curves(picture.subplots(), found, 3, f"{TITLES[name]}: 4 labels x 8 images", 8)
-        summary = {name: {"8": summarize(found, 3, images_per_label=8)}}
-        _save(picture, "3_longest", found, FIGURES[3], summary, out)
 
 
 def _by_data(runs):
@@ -262,7 +252,7 @@ def main():
     draw_alpha_and_ramp(labels, options.out)
     draw_few_labels(few_labels.get(options.steps, []), "3", options.out)
     draw_few_labels(few_labels.get(LONG * options.steps, []), "3_long", options.out)
-    draw_longest(few_labels.get(LONGEST * options.steps, []), options.out)
+    draw_few_labels(few_labels.get(LONGEST * options.steps, []), "3_longest", options.out)
     draw_correction(by_steps(results["labels"]).get(options.steps, []), options.out)
     adapted = [fine_tuning.finished(run, options.results) for run in adaptations]
     draw_fine_tuning([result for result in adapted if result is not None], options.out)

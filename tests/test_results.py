@@ -145,6 +145,16 @@ def test_few_labels_have_a_row_per_data_set_and_one_legend():
     assert curves["Batch Renorm, few labels"] == [0, 10, 20, 50]
 
 
+@pytest.mark.parametrize("images_per_label", [8, None])
+def test_few_labels_without_a_choice_have_one_panel(images_per_label):
+    figure = Figure(layout="constrained")
+    runs = [run for run in as_runs(RUNS) if run["images_per_label"] in (None, images_per_label)]
+    plot_few_labels(figure, {"shades": runs})
+    assert [axes.get_title() for axes in figure.axes] == ["shades: 4 labels x 8 images"]
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert ("Batch Renorm, few labels" in said) == (images_per_label == 8)
+
+
 def test_the_grid_shows_the_seeds_that_all_its_runs_have():
     runs = [run(each.name, [0.1, k / 20]) for k, each in enumerate(figure_4())]
     axes = Figure().subplots()
