@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
-from keras_brn.normalization import normalization_of
+from keras_brn.kernels import normalization_of
 
 
 class _Gathering(threading.local):
@@ -414,6 +414,18 @@ class BatchRenormalization(keras.layers.Layer):
             "d_max": d_max,
             "microbatch_size": self.microbatch_size,
         }
+
+
+def renorm_layers(model):
+    layers = list(model._flatten_layers())
+    names = sorted({type(layer).__name__ for layer in layers})
+    found = [layer for layer in layers if isinstance(layer, BatchRenormalization)]
+    if not found:
+        raise ValueError(
+            "`model` must have a BatchRenormalization layer. Received: "
+            f"model={model.name!r}, with layers {names}"
+        )
+    return found
 
 
 def validated_bounds(r_max, d_max):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.schedule import renorm_layers
+from keras_brn.layer import renorm_layers
 
 QUANTITIES = {
     "r_clipped": "share of r at its bounds",

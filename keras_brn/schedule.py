@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.layer import BatchRenormalization, validated_bounds
+from keras_brn.layer import renorm_layers, validated_bounds
 
 _DEFAULTS = (5_000, 40_000, 25_000, None, None)
 
@@ -244,18 +244,6 @@ class RenormSchedule(keras.callbacks.Callback):
                 f"to begin, with `start_step`. Received: start_step=None, stored steps {steps}"
             )
         return steps[layers[0].path]
-
-
-def renorm_layers(model):
-    layers = list(model._flatten_layers())
-    names = sorted({type(layer).__name__ for layer in layers})
-    found = [layer for layer in layers if isinstance(layer, BatchRenormalization)]
-    if not found:
-        raise ValueError(
-            "`model` must have a BatchRenormalization layer. Received: "
-            f"model={model.name!r}, with layers {names}"
-        )
-    return found
 
 
 def _install(callback, model):

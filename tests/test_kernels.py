@@ -10,7 +10,7 @@ from gradients import second_derivatives, training_step
 from keras import ops
 
 from keras_brn import BatchRenormalization
-from keras_brn.normalization import Normalization, normalization_of
+from keras_brn.kernels import Normalization, normalization_of
 
 
 class Autodiff(Normalization):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_brn.results import load_figure, table, table_of_group_sizes
+from keras_brn.paper.results import load_figure, table, table_of_group_sizes
 
 FIGURES = Path(__file__).parent.parent / "figures"
 README = (FIGURES.parent / "README.md").read_text()
@@ -37,10 +37,10 @@ network = model
 """
 SMALL = f"""
 import sys
-sys.path.append({str(Path(__file__).parent)!r})
-import keras_brn.imagenet, worker_program
-keras_brn.imagenet.load_imagenet = lambda folder: worker_program.shades()
-keras_brn.experiment.figure_2 = lambda: [worker_program.run(steps=20)]
+sys.path.append({str(Path(__file__).parent / "paper")!r})
+import keras_brn.paper.data.imagenet, worker_program
+keras_brn.paper.data.imagenet.load_imagenet = lambda folder: worker_program.shades()
+keras_brn.paper.experiment.figure_2 = lambda: [worker_program.run(steps=20)]
 """
 NEEDED = {  # By what is in an example: the backend, and what goes before it.
     "load_imagenet(": ("tensorflow", SMALL),

@@ -1,0 +1,288 @@
+"""Time and memory of a training step, against batchnorm and the renorm of Keras.
+
+    python -m keras_brn.benchmarks.layer [--out figures/benchmark] [--backends jax torch]
+
+Each backend is a process of its own. In each case the contenders take turns, many steps a turn, so
+that a slow moment of the machine meets all of them; the numbers are ratios within a round. Results
+are written case by case, and those already measured at the same commit are not measured again.
+"""
+
+import argparse
+import ctypes
+import functools
+import gc
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_brn.benchmarks.timing import take_turns
+from keras_brn.layer import BatchRenormalization
+from keras_brn.paper.networks.inception import inception_v3
+from keras_brn.paper.networks.small import small_network
+from keras_brn.paper.records import provenance, write_json
+
+CONTENDERS = {
+    "batchnorm": keras.layers.BatchNormalization,
+    "keras renorm": functools.partial(keras.layers.BatchNormalization, renorm=True),
+    "ours": BatchRenormalization,
+    "ours, microbatches": functools.partial(BatchRenormalization, microbatch_size=4),
+}
+# What Inception-v3 normalizes in batches of 32 at 299x299, two larger ones, and a dense layer.
+SHAPES = (
+    (32, 147, 147, 64),
+    (32, 73, 73, 80),
+    (32, 35, 35, 64),
+    (32, 17, 17, 192),
+    (32, 8, 8, 384),
+    (32, 35, 35, 288),
+    (32, 8, 8, 2048),
+    (256, 512),
+)
+PASSES = 8  # Over x, at the least: 2 to read and 1 to write it forward, 4 and 1 backward.
+
+
+def layer_step(layer, shape):
+    """A function that runs the layer forward and backward, to x, gamma and beta, and waits."""
+    x, dy = _random(shape), _random(shape)
+    layer.build(shape)
+    return _layer_step(layer, x, dy)
+
+
+def network_step(model, batch_size):
+    """A function that takes a training step of a classifier, and waits."""
+    model.compile(
+        keras.optimizers.SGD(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    x = np.random.default_rng(0).normal(size=(batch_size, *model.input_shape[1:]))
+    x, y = x.astype("float32"), np.arange(batch_size) % model.output_shape[-1]
+    return lambda: model.train_on_batch(x, y)
+
+
+def plain_inception_v3(new):
+    """Inception-v3 for 147x147 images, without what only training needs."""
+    options = {"auxiliary": False, "dropout": 0.0, "weight_decay": 0.0}
+    return inception_v3(lambda: new(scale=False), (147, 147, 3), **options)
+
+
+NETWORKS = {
+    "Inception-v3, 8 images 147x147": lambda new: network_step(plain_inception_v3(new), 8),
+    "small network, 128 images 32x32": lambda new: network_step(small_network(new), 128),
+}
+CASES = {
+    **{str(shape): lambda new, shape=shape: layer_step(new(), shape) for shape in SHAPES},
+    **NETWORKS,
+}
+MEMORY_CASES = (str(SHAPES[0]), "Inception-v3, 8 images 147x147")
+
+
+def _random(shape):
+    return ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape).astype("float32"))
+
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    def _layer_step(layer, x, dy):
+        @tf.function
+        def step(x, dy):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True)
+            weights = [x, layer.gamma.value, layer.beta.value]
+            return y, tape.gradient(y, weights, output_gradients=dy)
+
+        return lambda: step(x, dy)[1][2].numpy()
+
+    def _copy(x):
+        copy = tf.function(lambda x: x + 1.0)
+        return lambda: copy(x)
+
+elif keras.backend.backend() == "jax":
+    import jax
+
+    def _layer_step(layer, x, dy):
+        @jax.jit
+        def step(x, dy, trainable, state):
+            def forward(x, trainable):
+                return layer.stateless_call(trainable, state, x, training=True)
+
+            y, pull_back, state = jax.vjp(forward, x, trainable, has_aux=True)
+            return y, pull_back(dy), state
+
+        weights = layer.trainable_variables, layer.non_trainable_variables
+        weights = [[weight.value for weight in group] for group in weights]
+        return lambda: jax.block_until_ready(step(x, dy, *weights))
+
+    def _copy(x):
+        copy = jax.jit(lambda x: x + 1.0)
+        return lambda: jax.block_until_ready(copy(x))
+
+elif keras.backend.backend() == "torch":
+    import torch
+
+    def _layer_step(layer, x, dy):
+        weights = [x.requires_grad_(True), layer.gamma.value, layer.beta.value]
+
+        def step():
+            y = layer(x, training=True)
+            return torch.autograd.grad(y, weights, dy)[2].cpu()
+
+        return step
+
+    def _copy(x):
+        return lambda: x + 1.0
+
+
+def measure_time(case, seconds):
+    """Dict of each contender's time: milliseconds, ratios to batchnorm, multiple of the floor."""
+    functions = [CASES[case](new) for new in CONTENDERS.values()]
+    if case not in NETWORKS:
+        functions.append(_copy(_random(SHAPES[[str(shape) for shape in SHAPES].index(case)])))
+    times = take_turns(functions, seconds)
+    results = {}
+    for i, name in enumerate(CONTENDERS):
+        low, median, high = np.quantile(times[:, i] / times[:, 0], [0.1, 0.5, 0.9])
+        results[name] = {
+            "milliseconds": round(1e3 * float(np.median(times[:, i])), 3),
+            "ratio": round(float(median), 3),
+            "ratio_p10_p90": [round(float(low), 3), round(float(high), 3)],
+        }
+        if case not in NETWORKS:
+            floor = np.median(times[:, -1]) * PASSES / 2  # A copy is two passes.
+            results[name]["floors"] = round(float(np.median(times[:, i]) / floor), 2)
+    return results
+
+
+def measure_memory(case, contender):
+    """Peak of a step above what the process holds before it, in MB; on Linux."""
+    step = CASES[case](CONTENDERS[contender])
+    if keras.backend.backend() != "tensorflow":  # It keeps what it once had: there, from the start.
+        step(), step()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # Starts the peak anew.
+    before = _kilobytes("VmRSS")
+    for _ in range(5):
+        step()
+    return round((_kilobytes("VmHWM") - before) / 1024, 1)
+
+
+def _kilobytes(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def measure_backend(path, seconds):
+    """Measures what is missing in the file of all backends, for that of this process."""
+    here, backend = provenance(), keras.backend.backend()
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results.get(backend, {}).get("provenance") != here:
+        results[backend] = {"provenance": here, "time": {}, "memory": {}}
+    result = results[backend]
+    for case in CASES:
+        if case not in result["time"]:
+            longer = 5 if case in NETWORKS else 1
+            result["time"][case] = measure_time(case, longer * seconds)
+            _report(case, {k: v["ratio"] for k, v in result["time"][case].items()}, "x batchnorm")
+            write_json(path, results)
+            gc.collect()
+    for case in MEMORY_CASES if sys.platform == "linux" else ():
+        if case not in result["memory"]:
+            result["memory"][case] = {
+                contender: float(_output("--peak", case, contender)) for contender in CONTENDERS
+            }
+            _report(case, result["memory"][case], "MB")
+            write_json(path, results)
+
+
+def _report(case, values, unit):
+    values = ", ".join(f"{name} {value}" for name, value in values.items())
+    print(f"{keras.backend.backend()} {case} [{unit}]: {values}", flush=True)
+
+
+def _output(*arguments):
+    command = [sys.executable, "-m", "keras_brn.benchmarks.layer", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def table(results):
+    """Markdown: ratio to batchnorm, its 10th and 90th percentile, and multiple of the floor."""
+    lines = [f"| | | batchnorm | {' | '.join(list(CONTENDERS)[1:])} |", "|---" * 6 + "|"]
+    for backend, result in results.items():
+        for case, times in result["time"].items():
+            cells = [f"{times['batchnorm']['milliseconds']:.3g} ms"]
+            for name in list(CONTENDERS)[1:]:
+                low, high = times[name]["ratio_p10_p90"]
+                cells.append(f"{times[name]['ratio']:.2f} [{low:.2f}, {high:.2f}]")
+            for i, name in enumerate(CONTENDERS):
+                if "floors" in times[name]:
+                    cells[i] += f", {times[name]['floors']:.1f} floors"
+            lines.append(f"| {backend} | {case} | {' | '.join(cells)} |")
+        for case, peaks in result["memory"].items():
+            cells = " | ".join(f"{peak:.0f} MB" for peak in peaks.values())
+            lines.append(f"| {backend} | {case}, peak memory | {cells} |")
+    return "\n".join(lines)
+
+
+def plot(results, path):
+    """A panel for each backend: the ratio of each contender in each case."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(results) + 2, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    colors = {"keras renorm": "0.5", "ours": "C0", "ours, microbatches": "C1"}
+    for axes, (backend, result) in zip(panels, results.items(), strict=True):
+        rows = np.arange(len(result["time"]))
+        for i, (name, color) in enumerate(colors.items()):
+            times = [case[name] for case in result["time"].values()]
+            ratios = np.array([case["ratio"] for case in times])
+            spread = abs(np.array([case["ratio_p10_p90"] for case in times]).T - ratios)
+            axes.errorbar(ratios, rows + 0.2 * (i - 1), xerr=spread, fmt="o", ms=4, color=color,
+                          label=name)  # fmt: skip
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set(title=backend, xlabel="time of a step / keras batchnorm", xlim=(0, None))
+        axes.set_yticks(rows, list(result["time"]))
+        axes.grid(alpha=0.3, axis="x")
+    panels[0].invert_yaxis()
+    panels[-1].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("figures/benchmark"))
+    installed = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+    parser.add_argument("--backends", nargs="+", choices=installed, default=installed)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of turns, for each layer")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # This process' backend.
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        return print(measure_memory(*options.peak))
+    if options.one:
+        return measure_backend(options.one, options.seconds)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    path = options.out.with_suffix(".json")
+    for backend in options.backends:
+        command = [sys.executable, "-m", "keras_brn.benchmarks.layer", "--one", str(path)]
+        subprocess.run(
+            [*command, "--seconds", str(options.seconds)],
+            env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            check=True,
+        )
+    results = json.loads(path.read_text())
+    plot(results, options.out.with_suffix(".png"))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The arithmetic of the layer in training: moments, one multiply-add, and its backward pass."""
+
+import math
+
+from keras import ops
+
+
+class Normalization:
+    """Normalizes each channel of `x` by the moments of its group of examples, in `keras.ops`.
+
+    Args:
+        x: Tensor of rank 2 or more, float32 or float64.
+        axis: Integer >= 0, the channels.
+        microbatch_size: Number of consecutive examples in a group, of which the last may be
+            smaller; `None` for a single group.
+        mask: Tensor that broadcasts to the shape of `x` without its channels, or `None`. Where it
+            is `False`, a value is not counted in the moments.
+
+    Attributes:
+        count: The number of values behind each moment; broadcasts with them.
+    """
+
+    def __init__(self, x, axis, microbatch_size=None, mask=None):
+        self._cut_shape = None if mask is not None else _even_groups(x, microbatch_size)
+        if self._cut_shape is None:
+            self._total, self._of_each, self.count = _groups(x, axis, microbatch_size)
+        else:
+            self._total, self.count = _total_over(self._cut(x), {0, axis + 1})
+            self._of_each = _of_each
+        self._mask = None
+        if mask is not None:
+            self._mask = ops.expand_dims(ops.cast(mask, "bool"), axis)
+            self.count = self._total(self._counted(ops.ones_like(x)))
+        self._divisor = self.count
+        if not isinstance(self.count, float) or not self.count:
+            self._divisor = ops.where(self.count > 0, self.count, 1.0)
+
+    def _cut(self, x):
+        """(groups, examples, ...) where the groups are known to be of equal size."""
+        return x if self._cut_shape is None else ops.reshape(x, self._cut_shape)
+
+    def _counted(self, values):
+        return values if self._mask is None else ops.where(self._mask, values, 0.0)
+
+    def moments(self, x):
+        """Mean and biased variance, each (groups, 1, .., channels), channels where they were."""
+        x = self._cut(x)
+        mean = self._total(self._counted(x)) / self._divisor
+        centered = self._counted(x - self._of_each(mean))
+        return mean, self._total(ops.square(centered)) / self._divisor
+
+    def normalize(self, x, mean, variance, scale, offset, epsilon):
+        """`(x - mean) / sqrt(variance + epsilon) * scale + offset`, the moments being those of `x`.
+
+        What flows back to `x` through its moments is in the gradient of `x`, as in the backward
+        equations of the paper (section 3), so that nothing flows back to `mean` and `variance`.
+        In second derivatives they are functions of `x` like any other.
+
+        Args:
+            x: Tensor, the one that `mean` and `variance` come from.
+            mean: As returned by `moments`.
+            variance: As returned by `moments`.
+            scale: Tensor of the shape of the moments.
+            offset: Tensor of the shape of the moments.
+            epsilon: Float > 0.
+        """
+
+        @ops.custom_gradient
+        def normalize(x, mean, variance, scale, offset):
+            slope = scale / ops.sqrt(variance + epsilon)
+            y = x * self._of_each(slope) + self._of_each(offset - mean * slope)
+
+            def backward(dy):
+                dx, dscale, doffset = self._backward(dy, x, mean, variance, scale, epsilon)
+                return dx, None, None, dscale, doffset
+
+            return y, backward
+
+        y = normalize(self._cut(x), mean, variance, scale, offset)
+        return y if self._cut_shape is None else ops.reshape(y, ops.shape(x))
+
+    def _backward(self, dy, x, mean, variance, scale, epsilon):
+        """The gradients of `x`, `scale` and `offset`."""
+        sigma = ops.sqrt(variance + epsilon)
+        dscale, doffset = self._dscale(dy, x, mean, sigma), self._total(dy)
+        slope = scale / sigma
+        through_variance = self._of_each(-slope * dscale / (sigma * self._divisor))
+        through_mean = self._of_each(-slope * doffset / self._divisor)
+        centered = x - self._of_each(mean)
+        through_moments = self._counted(centered * through_variance + through_mean)
+        return dy * self._of_each(slope) + through_moments, dscale, doffset
+
+    def _dscale(self, dy, x, mean, sigma):
+        return self._total(dy * (x - self._of_each(mean))) / sigma
+
+
+def _even_groups(x, size):
+    """(groups, size, ...) if that is certain to hold `x`, else `None`."""
+    batch = x.shape[0]
+    if size is None or not isinstance(batch, int) or batch == 0 or batch % min(size, batch):
+        return None
+    return (-1, min(size, batch), *ops.shape(x)[1:])
+
+
+def _total_over(x, kept):
+    """Function that sums over all axes but those in `kept`, and the number of values summed."""
+    shape = ops.shape(x)
+    axes = [axis for axis in range(len(shape)) if axis not in kept]
+    count = math.prod(shape[axis] for axis in axes)
+    count = float(count) if isinstance(count, int) else ops.cast(count, x.dtype)
+    return lambda values: ops.sum(values, axes, keepdims=True), count
+
+
+def _of_each(moments):
+    return moments
+
+
+def _groups(x, channel_axis, size):
+    """How the values of a channel are grouped, where the last group may be smaller.
+
+    Returns:
+        total: Function that sums values of the shape of `x` over each group, to
+            (groups, 1, .., channels), the channels being where they were.
+        of_each: Function that gives every example the moments of its group, (batch, 1, ..).
+        count: The number of values in each group.
+    """
+    if size is None:
+        total, count = _total_over(x, {channel_axis})
+        return total, _of_each, count
+
+    shape = ops.shape(x)
+    if isinstance(shape[0], int):
+        size = max(1, min(size, shape[0]))
+    groups = -(-shape[0] // size)
+    missing = groups * size - shape[0]
+    of_example, count = _total_over(x, {0, channel_axis})
+    examples = ops.minimum(size, shape[0] - size * ops.arange(groups))
+    count = ops.cast(examples, x.dtype) * count
+
+    def total(values):  # Per example first: only a vector per example is padded and grouped.
+        values = of_example(values)
+        if not isinstance(missing, int) or missing:
+            values = ops.pad(values, [[0, missing]] + [[0, 0]] * (len(shape) - 1))
+        return ops.sum(ops.reshape(values, (groups, size, *values.shape[1:])), axis=1)
+
+    group = ops.arange(shape[0]) // size
+    return (
+        total,
+        lambda moments: ops.take(moments, group, axis=0),
+        ops.reshape(count, (groups, *[1] * (len(shape) - 1))),
+    )

@@ -1,0 +1,36 @@
+"""Files of arrays: kept between runs, always whole, and told apart by their digest."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+
+def cached(name, make):
+    """The dict of arrays that `make()` returns, kept in the user's cache directory."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(root) / "keras_brn" / f"{name}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = make()
+        write_arrays(path, arrays)
+    with np.load(path) as file:
+        return dict(file)
+
+
+def digest_of(*arrays):
+    """The SHA-256 of the values of arrays, in hexadecimal digits."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
+
+
+def write_arrays(path, arrays):
+    """Writes an npz file that is always whole, also if several processes write it, or one ends."""
+    part = path.with_suffix(f".{uuid.uuid4().hex}.part")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    part.replace(path)

@@ -1,0 +1,211 @@
+"""Fine-tuning a network that was trained with batchnorm, at a few images per step."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_brn.convert import renormalize
+from keras_brn.paper.data.glyphs import load_glyphs
+from keras_brn.paper.data.sampling import batches, in_order
+from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.records import provenance, write_json
+from keras_brn.paper.results import estimate, percent
+
+NORMALIZATIONS = {
+    "batchnorm": "batchnorm",
+    "frozen_batchnorm": "batchnorm, frozen",
+    "batch_renorm": "Batch Renorm, after `renormalize`",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """One run of `fine_tune`.
+
+    Attributes:
+        normalization: "batchnorm", by the minibatch; "frozen_batchnorm", not trainable, which in
+            Keras is inference with the statistics, gamma and beta of the pretrained network; or
+            "batch_renorm", by the minibatch and corrected, with the final bounds from the start.
+        batch_size: Number of images per step.
+        epochs: Number of times that each image is seen.
+        learning_rate: Of Adam at the start; it falls to 0 along a cosine.
+        momentum: Of the moving averages of batchnorm and Batch Renorm.
+        seed: Integer that fixes the new head and the order of the images.
+    """
+
+    normalization: str = "batch_renorm"
+    batch_size: int = 4
+    epochs: int = 5
+    learning_rate: float = 3e-3
+    momentum: float = 0.99
+    seed: int = 0
+
+
+def old_and_new_glyphs(train_per_label=200, new_per_label=40):
+    """200 characters to train on, and few images of each of 50 others: a pair of `Images`."""
+    data = load_glyphs(train_per_label, validation_per_label=40, difficulty=1.25, labels=250)
+    new = np.arange(0, 250, 5)
+    old = np.setdiff1d(np.arange(250), new)
+    return data.of_labels(old), data.of_labels(new, new_per_label)
+
+
+# Of .0003, .001, .003 and .01, those best with 4 images per step (seed 0).
+LEARNING_RATES = {"batchnorm": 3e-3, "frozen_batchnorm": 1e-3, "batch_renorm": 3e-3}
+
+
+def plan(seeds=range(3), batch_sizes=(2, 4)):
+    """The runs of the comparison, first seeds first."""
+    return [
+        FineTuning(name, batch_size, learning_rate=LEARNING_RATES[name], seed=seed)
+        for seed in seeds
+        for batch_size in batch_sizes
+        for name in NORMALIZATIONS
+    ]
+
+
+def pretrained(images, steps, path, width=8):
+    """A `small_inception` with `keras.layers.BatchNormalization`, trained on 128 images a step, or
+    read from `path` where it was trained before.
+
+    Args:
+        images: `Images`.
+        steps: Number of training steps.
+        path: Path of a `.keras` file.
+        width: As for `small_inception`.
+    """
+    path = Path(path)
+    if not path.exists():
+        keras.utils.set_random_seed(0)
+        model = small_inception(
+            keras.layers.BatchNormalization, images.image_shape, images.classes, width
+        )
+        _compile(model, 3e-3, steps)
+        model.fit(
+            batches(images, 128, steps, seed=0), verbose=2, validation_data=in_order(images, 500)
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+    return keras.saving.load_model(path)
+
+
+def fine_tune(run, base, images, folder, verbose=0):
+    """Trains a copy of `base` with a new head, or reads the result where it was run before.
+
+    Args:
+        run: `FineTuning`.
+        base: As `pretrained` returns it.
+        images: `Images`, of other labels.
+        folder: Where the result is kept.
+        verbose: As in `keras.Model.fit`.
+
+    Returns:
+        Dict with the configuration of the run, `accuracy` (on the validation images, after each
+        epoch) and `provenance`.
+
+    Raises:
+        ValueError: If `normalization` is none of the three, or the stored result is of another
+            configuration.
+    """
+    result = finished(run, folder)
+    if result is not None:
+        return result
+    keras.utils.set_random_seed(run.seed)
+    model = adapted(base, images.classes, run)
+    steps = len(images.train_labels) // run.batch_size
+    _compile(model, run.learning_rate, run.epochs * steps)
+    history = model.fit(
+        batches(images, run.batch_size, run.epochs * steps, run.seed, augment=False),
+        epochs=run.epochs,
+        steps_per_epoch=steps,
+        validation_data=in_order(images, 500),
+        verbose=verbose,
+    )
+    accuracy = [round(value, 5) for value in history.history["val_accuracy"]]
+    result = {**dataclasses.asdict(run), "accuracy": accuracy, "provenance": provenance()}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_json(_path(run, folder), result)
+    return result
+
+
+def finished(run, folder):
+    """The result that `fine_tune` has written to `folder`, or `None`; refused if its configuration
+    is another."""
+    path = _path(run, folder)
+    if not path.exists():
+        return None
+    result = json.loads(path.read_text())
+    if not dataclasses.asdict(run).items() <= result.items():
+        raise ValueError(
+            f"The result in `{path}` is of another configuration: remove it, or choose another "
+            f"folder. Received: {run}"
+        )
+    return result
+
+
+def _path(run, folder):
+    name = f"{run.normalization}-batch{run.batch_size}-seed{run.seed}"
+    return Path(folder) / f"fine_tuning-{name}.json"
+
+
+def adapted(base, classes, run):
+    """A copy of `base` with a new last layer and the normalization of `run`."""
+    if run.normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"`normalization` must be one of {sorted(NORMALIZATIONS)}. "
+            f"Received: normalization={run.normalization!r}"
+        )
+    copy = keras.models.clone_model(base)
+    copy.set_weights(base.get_weights())
+    model = keras.Model(copy.input, keras.layers.Dense(classes)(copy.layers[-2].output))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = run.momentum
+            # Keras: not trainable is inference.
+            layer.trainable = run.normalization != "frozen_batchnorm"
+    return renormalize(model) if run.normalization == "batch_renorm" else model
+
+
+def summarize(results):
+    """The `estimate` of the final accuracy over the seeds, by batch size and normalization; and of
+    its difference from batchnorm's, under `over_batchnorm`."""
+    summary = {}
+    for batch_size in sorted({result["batch_size"] for result in results}):
+        final = {name: {} for name in NORMALIZATIONS}
+        for result in results:
+            if result["batch_size"] == batch_size:
+                final[result["normalization"]][result["seed"]] = result["accuracy"][-1]
+        seeds = sorted(set.intersection(*map(set, final.values())))
+        columns = {name: [of[seed] for seed in seeds] for name, of in final.items()}
+        if seeds:
+            plain = columns["batchnorm"]
+            summary[str(batch_size)] = {
+                name: {
+                    **estimate(lambda a: a, column),
+                    "over_batchnorm": estimate(lambda a, b: a - b, column, plain),
+                }
+                for name, column in columns.items()
+            }
+    return summary
+
+
+def table(summary):
+    """Markdown of what `summarize` returned."""
+    heads = [f"{batch_size} images a step" for batch_size in summary]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name, label in NORMALIZATIONS.items():
+        cells = [percent(of_batch[name]) for of_batch in summary.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _compile(model, learning_rate, steps):
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    model.compile(
+        keras.optimizers.Adam(schedule),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )

@@ -1,0 +1,74 @@
+"""The benchmark's arithmetic; its numbers are measured, not tested."""
+
+import json
+
+import numpy as np
+import pytest
+
+from keras_brn.benchmarks import layer as benchmark
+from keras_brn.benchmarks import timing
+
+
+def test_functions_take_turns(monkeypatch):
+    clock, order = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def function(name, seconds):
+        def run():
+            order.append(name)
+            clock[0] += seconds
+
+        return run
+
+    times = timing.take_turns([function("a", 1.0), function("b", 3.0)], seconds=40.0)
+    np.testing.assert_allclose(times, [[1.0, 3.0]] * 10)
+    assert "".join(order[6:]) == "abba" * 5 or "".join(order[6:]) == "baab" * 5
+
+
+def test_a_short_call_is_repeated_within_its_turn(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    calls = []
+
+    def function():
+        calls.append(1)
+        clock[0] += 0.001
+
+    times = timing.take_turns([function], seconds=0.0, turn=0.02)
+    np.testing.assert_allclose(times, 0.001)
+    assert len(calls) == 3 + 20 * len(times)
+
+
+@pytest.mark.slow
+def test_results_are_kept_and_shown(monkeypatch, tmp_path, backend, capsys):
+    case = str(benchmark.SHAPES[-1])
+    built = []
+
+    def counted(new):
+        built.append(new)
+        return benchmark.layer_step(new(), benchmark.SHAPES[-1])
+
+    monkeypatch.setattr(benchmark, "CASES", {case: counted})
+    monkeypatch.setattr(benchmark, "MEMORY_CASES", ())
+    path = tmp_path / "benchmark.json"
+    benchmark.measure_backend(path, seconds=0.01)
+    benchmark.measure_backend(path, seconds=0.01)
+    assert len(built) == len(benchmark.CONTENDERS)  # The second time nothing is measured.
+    assert f"{backend} {case}" in capsys.readouterr().out
+    results = json.loads(path.read_text())
+    assert results[backend]["time"][case]["batchnorm"]["ratio"] == 1
+    lines = benchmark.table(results).splitlines()
+    assert len(lines) == 3 and lines[2].count("floors") == len(benchmark.CONTENDERS)
+    benchmark.plot(results, tmp_path / "benchmark.png")
+    assert (tmp_path / "benchmark.png").stat().st_size > 5_000
+
+
+def test_memory_is_the_peak_of_a_step(monkeypatch):
+    size = 64 * 2**20
+
+    def step():
+        return np.ones(size, "uint8").sum()
+
+    monkeypatch.setattr(benchmark, "CASES", {"case": lambda new: step})
+    peak = benchmark.measure_memory("case", "ours")
+    assert 60 < peak < 80

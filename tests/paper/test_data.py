@@ -1,0 +1,184 @@
+"""The data sets."""
+
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_brn.paper.data import files, glyphs, images, tiny_imagenet
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "keras_brn"
+
+
+# The cache.
+
+
+def test_cache_makes_once_and_survives_an_interruption(cache):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.cached("numbers", interrupted)
+    made = files.cached("numbers", lambda: {"a": np.arange(3)})
+    again = files.cached("numbers", interrupted)
+    np.testing.assert_array_equal(made["a"], again["a"])
+    assert [file.name for file in cache.iterdir()] == ["numbers.npz"]
+
+
+def test_cache_ignores_a_write_that_was_cut_off(cache, monkeypatch):
+    def cut_off(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(np, "savez", cut_off)
+        files.cached("numbers", lambda: {"a": np.arange(3)})
+    assert files.cached("numbers", lambda: {"a": np.arange(3)})["a"].tolist() == [0, 1, 2]
+
+
+def test_images_of_some_labels():
+    labels = np.array([2, 0, 1, 2, 0, 1])
+    pixels = np.arange(6, dtype="uint8").reshape(6, 1, 1, 1)
+    six = images.Images("six", 3, pixels, labels, pixels[:3], labels[:3], flip=True)
+    few = six.of_labels([2, 0], train_per_label=1)
+    assert few.classes == 2 and few.flip
+    assert few.train_images.ravel().tolist() == [0, 1] == few.validation_images.ravel().tolist()
+    assert few.train_labels.tolist() == [0, 1] == few.validation_labels.tolist()
+    assert six.of_labels([1, 2]).train_labels.tolist() == [1, 0, 1, 0]
+
+
+# Glyphs.
+
+
+def test_glyphs_are_a_function_of_their_seed():
+    first, again, other = (glyphs.render(1, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.5
+
+
+def test_glyphs_have_the_labels_of_imagenet_in_number():
+    images = glyphs.load_glyphs(train_per_label=2, validation_per_label=1)
+    assert images.classes == len(set(glyphs.CHARACTERS)) == 1000
+    assert images.train_images.shape == (2000, 32, 32, 1)
+    assert images.train_images.dtype == np.uint8
+    assert (np.bincount(images.train_labels) == 2).all()
+    assert (images.train_images[:1000] != images.validation_images).mean() > 0.5
+
+
+def test_fewer_labels_are_some_of_them():
+    images = glyphs.load_glyphs(train_per_label=2, validation_per_label=1, labels=200)
+    assert images.classes == 200 and (np.bincount(images.train_labels) == 2).all()
+
+
+def test_images_of_a_label_resemble_each_other_more_than_others():
+    images = glyphs.render(2, difficulty=0.1).reshape(2, 1000, -1) / 255.0
+    images = np.abs(images - np.median(images, axis=-1, keepdims=True))  # Ink, of either color.
+    first, second = (x - x.mean(1, keepdims=True) for x in images)
+    first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second))
+    similarity = first @ second.T
+    same, other = np.diag(similarity).mean(), similarity.mean()
+    assert same > other + 0.3
+
+
+def test_characters_are_distinct():
+    thumbnails = (
+        glyphs._templates().reshape(12, 1000, 16, 3, 16, 3).mean((3, 5)).reshape(12, 1000, -1)
+    )
+    thumbnails -= thumbnails.mean(2, keepdims=True)
+    thumbnails /= np.linalg.norm(thumbnails, axis=2, keepdims=True)
+    similarity = np.mean([face @ face.T for face in thumbnails], axis=0)
+    np.fill_diagonal(similarity, 0)
+    assert similarity.max() < 0.85  # They were chosen below .824, with another resampling.
+
+
+def test_difficulty_distorts():
+    deviations = [glyphs.render(1, difficulty).std(axis=0).mean() for difficulty in (0, 1)]
+    contrast = [np.ptp(glyphs.render(1, d).reshape(1000, -1), axis=1).mean() for d in (0, 3)]
+    assert deviations[0] != deviations[1] and contrast[0] > 250
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"train_per_label": 0}, "train_per_label=0"),
+        ({"validation_per_label": 0}, "validation_per_label=0"),
+        ({"labels": 1001}, "from 1 to 1000. Received: labels=1001"),
+        ({"difficulty": -1}, "difficulty=-1"),
+        ({"difficulty": float("nan")}, "difficulty=nan"),
+    ],
+)
+def test_bad_glyphs_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        glyphs.load_glyphs(**arguments)
+
+
+# Tiny ImageNet.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The layout of the public archive: 3 labels, 4 training and 2 validation images of each."""
+    root = tmp_path_factory.mktemp("tiny") / "tiny-imagenet-200"
+    annotations = []
+    for label, wnid in enumerate(("n03", "n01", "n02")):
+        for k in range(4):
+            write(root / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", 80 * label, gray=k == 0)
+        for k in range(2):
+            name = f"val_{3 * k + label}.JPEG"
+            write(root / "val" / "images" / name, 80 * label)
+            annotations.append(f"{name}\t{wnid}\t0\t0\t62\t62\n")
+        write(root / "test" / "images" / f"test_{label}.JPEG", 0)
+    (root / "val" / "val_annotations.txt").write_text("".join(annotations))
+    (root / "wnids.txt").write_text("n03\nn01\nn02\n")
+    return root
+
+
+def write(path, value, gray=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.full((64, 64, 1 if gray else 3), value, "uint8")
+    path.write_bytes(tf.io.encode_jpeg(image).numpy())
+
+
+def pack(folder, kind, path):
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in files:
+                archive.write(file, file.relative_to(folder.parent))
+    else:
+        with tarfile.open(path, "w:xz") as archive:
+            archive.add(folder, folder.name)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_tiny_imagenet(folder, tmp_path, kind):
+    path = folder if kind == "folder" else pack(folder, kind, tmp_path / "archive")
+    loaded = tiny_imagenet.load_tiny_imagenet(path, size=16)
+    assert loaded.classes == 3 and loaded.flip
+    assert loaded.train_images.shape == (12, 16, 16, 3)
+    assert loaded.validation_images.shape == (6, 16, 16, 3)
+    # Sorted by WordNet id, n01 n02 n03, which were written with 80, 160 and 0.
+    for part in ("train", "validation"):
+        values = getattr(loaded, f"{part}_images").mean((1, 2, 3)).round()
+        np.testing.assert_array_equal(
+            values, np.array([80, 160, 0])[getattr(loaded, f"{part}_labels")]
+        )
+
+
+def test_bad_paths_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.zip"):
+        tiny_imagenet.load_tiny_imagenet(tmp_path / "nowhere.zip")
+    with pytest.raises(ValueError, match="must hold Tiny ImageNet"):
+        tiny_imagenet.load_tiny_imagenet(tmp_path)
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("readme"), io.BytesIO())
+    with pytest.raises(ValueError, match="other.tar"):
+        tiny_imagenet.load_tiny_imagenet(tmp_path / "other.tar")

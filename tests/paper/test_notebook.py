@@ -1,0 +1,161 @@
+"""The notebooks run from top to bottom, in a smaller setting."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+import nbformat
+import numpy as np
+import papermill
+import pytest
+
+from keras_brn.paper.launch import start, wait
+from keras_brn.paper.results import load_figure, table, table_of_group_sizes
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+FIGURE = {
+    "STEPS": 8,
+    "CHANGES": {"evaluations": 2, "batch_size": 32, "width": 1},
+    "GLYPHS": {"train_per_label": 8},
+}
+TUNING = {"CHANGES": {"epochs": 1}, "PRETRAINING_STEPS": 1, "WIDTH": 1, "TRAIN_PER_LABEL": 1}
+EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the table.
+    "figure1": (FIGURE, 2, "Batch Renorm, groups of 32"),
+    "figure2": (FIGURE, 3, "deficit recovered, Batch Renorm"),
+    "figure3": (
+        {**FIGURE, "GLYPHS": {"train_per_label": 8, "labels": 80}},
+        5,
+        "deficit recovered, in halves",
+    ),
+    "figure4": ({}, None, "image/png"),  # Shows the stored runs.
+    "figure5": ({}, None, "layer normalization"),
+    "cost": ({}, None, "mu and sigma, one by one, ms"),
+    "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "figure1"])
+def test_notebook_runs(tmp_path, name):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("The same code on every backend, most of it compilation.")
+    parameters, runs, row = EXPECTED[name]
+    if runs is not None:
+        parameters = {**parameters, "RESULTS": str(tmp_path / "results")}
+    notebook = _execute(name, tmp_path, parameters)
+    assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
+    if runs is not None:
+        assert len(list((tmp_path / "results").glob("*.json"))) == runs
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name, runs, width", [("figure4", 9, 1), ("figure5", 14, 8)])
+def test_notebook_trains_anew(tmp_path, name, runs, width):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("The same code on every backend, most of it compilation.")
+    parameters = {**FIGURE, "TRAIN": True, "RESULTS": str(tmp_path / "results")}
+    parameters["CHANGES"] = {**FIGURE["CHANGES"], "width": width}  # Group norm has 8 groups.
+    _execute(name, tmp_path, parameters)
+    assert len(list((tmp_path / "results").glob("*.json"))) == runs
+
+
+def _execute(name, folder, parameters):
+    return papermill.execute_notebook(
+        NOTEBOOKS / f"{name}.ipynb",
+        folder / "out.ipynb",
+        parameters,
+        cwd=NOTEBOOKS,
+        kernel_name="python3",
+        progress_bar=False,
+    )
+
+
+SMALL = {
+    "IMAGENET": {"size": 32},
+    "CHANGES": {
+        **{"network": "small_inception", "width": 1, "auxiliary_weight": 0, "dropout": 0},
+        **{"batch_size": 64, "steps": 4, "evaluations": 2},
+    },
+    "BACKUPS": 2,
+}
+INCEPTION = {
+    "IMAGENET": {"size": 107},
+    "CHANGES": {"batch_size": 64, "steps": 2, "evaluations": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, small, runs",
+    [
+        ("figure1", SMALL, 2),
+        pytest.param("figure1", INCEPTION, 2, marks=pytest.mark.long),
+        pytest.param("figure2", SMALL, 3, marks=pytest.mark.long),
+        pytest.param("figure3", SMALL, 4, marks=pytest.mark.long),
+    ],
+)
+def test_workers_run_a_notebook_on_imagenet(
+    tmp_path, name, small, runs, imagenet_folder, monkeypatch
+):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("MultiWorkerMirroredStrategy is TensorFlow's.")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(imagenet_folder / "cache"))
+    folder = shutil.copytree(imagenet_folder / "data", tmp_path / "data")
+    if name == "figure3":  # It evaluates on pairs of a label, which 20 validation images have not.
+        (path,) = folder.glob("**/labels.npz")
+        labels = dict(np.load(path))
+        np.savez(path, **{**labels, "validation": np.arange(len(labels["validation"])) // 2})
+    parameters = {
+        **small,
+        "SCALE": "imagenet",
+        "DATA": str(folder),
+        "RESULTS": str(tmp_path / "results"),
+        "LOG_DIR": str(tmp_path / "logs"),
+    }
+    arguments = ["--cwd", str(NOTEBOOKS), "-k", "python3", "--no-progress-bar"]
+    notebooks = [str(NOTEBOOKS / f"{name}.ipynb"), str(tmp_path / "out%t.ipynb")]
+    command = [sys.executable, "-m", "papermill", *notebooks, *arguments]
+    assert wait(start([*command, "-y", json.dumps(parameters)], 2)) == 0
+    row = EXPECTED[name][2]
+    for worker in range(2):
+        cells = nbformat.read(tmp_path / f"out{worker}.ipynb", 4).cells
+        said = "".join(str(cell.get("outputs")) for cell in cells)
+        assert row in said and ("val_accuracy" in said) == (worker == 0)
+    results = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")]
+    assert [result["provenance"]["workers"] for result in results] == runs * [2]
+    assert len(list((tmp_path / "logs").glob("*/train/events*"))) == runs
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_were_executed_from_top_to_bottom(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert path.stat().st_size < 200_000
+    tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
+    assert "injected-parameters" not in tags  # As anyone gets it, without a setting of one machine.
+
+
+@pytest.mark.parametrize("figure", ["1", "2", "3", "3_long", "5"])
+def test_committed_notebooks_show_the_stored_figures(figure):
+    stored = load_figure(NOTEBOOKS.parent / f"figures/figure{figure}")
+    columns = stored["summary"]
+    if figure.startswith("3"):
+        columns = {(name, k): columns[name][k] for name in columns for k in ("2", "8")}
+    if figure == "5":
+        columns, made = (1, 2, 4, 32), table_of_group_sizes(stored["runs"])
+    else:
+        made = table(int(figure[0]), {str(column): s for column, s in columns.items()})
+    cells = nbformat.read(NOTEBOOKS / f"figure{figure[0]}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    texts = [output.get("data", {}).get("text/markdown", "") for output in outputs]
+    shown = [_last(len(columns), text) for text in texts if text.startswith("|")]
+    assert _last(len(columns), made) in shown
+
+
+def _last(columns, table):
+    """The label and the last columns of each row."""
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    return [(row[0], *row[-columns:]) for row in rows]

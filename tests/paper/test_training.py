@@ -1,0 +1,309 @@
+"""Training runs and their results."""
+
+import dataclasses
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from matplotlib.figure import Figure
+from worker_program import shades
+
+from keras_brn import BatchRenormalization
+from keras_brn.monitor import QUANTITIES
+from keras_brn.paper import training
+from keras_brn.paper.experiment import Experiment, figure_1, figure_2, figure_3, scaled, spread
+from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.reproduce import plan, take_over
+from keras_brn.paper.results import as_runs, save_figure
+from keras_brn.paper.training import keep, train
+
+# The same code on every backend, most of it compilation.
+once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
+SMALL = {"steps": 12, "evaluations": 3, "batch_size": 32, "width": 1, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return shades(validation=100)
+
+
+def small(run, **changes):
+    return scaled(run, **{**SMALL, **changes})
+
+
+def test_network_takes_its_normalization_as_a_value():
+    for normalization in (BatchRenormalization, keras.layers.BatchNormalization):
+        model = small_inception(normalization, (32, 32, 3), classes=7, width=2)
+        layers = [layer for layer in model.layers if type(layer) is normalization]
+        assert len(layers) == 24 and model.output_shape == (None, 7)
+        assert layers[0].output.shape == (None, 32, 32, 2)
+        assert layers[-1].output.shape == (None, 4, 4, 8)
+        deepest = {}  # How many normalizations lie on the way to a layer.
+        for layer in model.layers:
+            sources = [deepest[id(x)] for x in keras.tree.flatten(layer.input) if id(x) in deepest]
+            deepest[id(layer.output)] = max(sources, default=0) + (layer in layers)
+        assert deepest[id(model.output)] == 15
+
+
+def test_the_runs_differ_in_what_the_paper_compares():
+    for runs, expected in (
+        (figure_1(), {"name", "normalization"}),
+        (figure_2(), {"name", "normalization", "group"}),
+        (figure_3(), {"name", "normalization", "group", "images_per_label"}),
+        ([figure_3(8)[1], *spread(8)], {"name", "draw"}),
+    ):
+        for values in (runs, [scaled(run, 100) for run in runs]):
+            values = [dataclasses.asdict(run) for run in values]
+            assert expected == {k for k in values[0] if len({run[k] for run in values}) > 1}
+
+
+def test_the_protocol_is_the_papers(images):
+    run = small(figure_2()[2])
+    model = training._compiled_model(run, images)
+    optimizer = model.optimizer.get_config()
+    assert isinstance(model.optimizer, keras.optimizers.RMSprop) and not optimizer["centered"]
+    assert [optimizer[key] for key in ("rho", "momentum", "epsilon")] == [0.9, 0.9, 0.003]
+    rates = [model.optimizer._learning_rate(step) for step in (0, 0.9, 1)]  # 1/48 of 12 steps.
+    rates = [float(rate) for rate in rates]
+    assert rates == pytest.approx([0.045, 0.045 * 0.94**3, 0.045 * 0.94**4])
+    assert (model.decay, run.label_smoothing, run.weight_decay) == (0.9999, 0.1, 4e-5)
+    logits, label = np.arange(10.0)[None], np.eye(10)[None, 7]
+    expected = -np.sum((0.9 * label + 0.01) * (logits - np.log(np.exp(logits).sum())))
+    assert float(model.loss(label, logits)) == pytest.approx(expected, rel=1e-5)
+    follows = {}  # A layer by the output that it takes.
+    for layer in model.network.layers:
+        for x in keras.tree.flatten(layer.input):
+            follows.setdefault(id(x), []).append(layer)
+    convolutions = [x for x in model.network.layers if isinstance(x, keras.layers.Conv2D)]
+    for convolution in convolutions:
+        (normalization,) = follows[id(convolution.output)]
+        (activation,) = follows[id(normalization.output)]
+        assert isinstance(normalization, BatchRenormalization)
+        assert isinstance(activation, keras.layers.ReLU)
+        assert normalization.gamma is None and normalization.microbatch_size == 4
+        assert convolution.kernel_regularizer.l2 == pytest.approx(2e-5)
+    assert len(convolutions) == 24
+
+
+def test_scaling_keeps_the_places_in_the_run():
+    ours = scaled(Experiment(), 1_300)
+    assert (ours.warmup_steps, ours.r_max_steps, ours.d_max_steps) == (50, 400, 250)
+    assert ours.alpha == 0.1  # A hundredth of the steps.
+    assert scaled(Experiment(), 1_300, alpha=0.5).alpha == 0.5
+
+
+@once
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [figure_2()[2], figure_3()[2]], ids=lambda run: run.name)
+def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
+    run = small(run, steps=150, width=8)
+    result = train(run, images, tmp_path, verbose=0)
+    assert result["step"] == [50, 100, 150]
+    assert result["train_accuracy"][-1] > 0.3  # Of ten labels.
+    assert result["config"] == {"data": "shades", **dataclasses.asdict(run)}
+    assert result["provenance"]["backend"] == keras.backend.backend()
+    assert result["provenance"]["seconds"] > 0
+    stored = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert stored == result == train(run, images, tmp_path, verbose=0)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert ("batch_accuracy" in result) == (run.images_per_label is not None)
+    if run.normalization == "batch_renorm":
+        correction = result["correction"]
+        assert len(correction["layers"]) == 24
+        assert all(np.shape(correction[name]) == (3, 24) for name in QUANTITIES)
+        (of_figure,) = as_runs([result])
+        assert of_figure["correction"]["lag"][1] == pytest.approx(
+            np.mean(correction["lag"][1]), abs=1e-4
+        )
+
+
+def tiny(normalization, input_shape, classes, width, kernel_regularizer, dropout=0.0):
+    """In the place of `small_inception`, which takes long to compile."""
+    x = inputs = keras.Input(input_shape)
+    x = keras.layers.ReLU()(normalization()(keras.layers.Conv2D(8, 3, 4)(x)))
+    x = keras.layers.Dropout(dropout, seed=0)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+def killed_after(epochs, monkeypatch):
+    """Within `monkeypatch`, runs are interrupted after so many epochs."""
+    original = training._Recorder.on_epoch_end
+
+    def killed(self, epoch, logs=None):
+        original(self, epoch, logs)
+        if epoch + 1 == epochs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Recorder, "on_epoch_end", killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, dropout", [(figure_3()[1], 0.0), (figure_2()[2], 0.5)])
+def test_a_run_that_was_killed_goes_on_to_the_same_curve(
+    images, tmp_path, monkeypatch, kind, dropout
+):
+    monkeypatch.setattr(training, "small_inception", functools.partial(tiny, dropout=dropout))
+    run = small(kind)
+    whole = train(run, images, tmp_path / "whole", verbose=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_after(2, patch)
+        train(run, images, tmp_path / "parts", verbose=0)
+    resumed = train(run, images, tmp_path / "parts", verbose=0)
+    for curve in ("step", "accuracy", "train_accuracy", "batch_accuracy"):
+        assert (curve in resumed) == (curve in whole)
+        if curve in whole:
+            np.testing.assert_allclose(resumed[curve], whole[curve], atol=1e-6)
+    if "correction" in whole:
+        for name in QUANTITIES:
+            of_resumed, of_whole = (result["correction"][name] for result in (resumed, whole))
+            np.testing.assert_allclose(of_resumed, of_whole, rtol=1e-3, atol=1e-4)
+
+
+def test_workers_have_their_own_masks():
+    layer = keras.layers.Dropout(0.5)
+    network = keras.Sequential([keras.Input((8,)), layer])
+    masks = []
+    for worker, step in ((0, 3), (1, 3), (0, 4)):
+        layer.seed_generator.state.assign(np.array([7, 0], "uint32"))
+        training._continue_dropout(network, worker, step)
+        masks.append(ops.convert_to_numpy(network(np.ones((4, 8)), training=True)).tolist())
+    assert masks[0] not in masks[1:] and masks[1] != masks[2]
+
+
+@pytest.mark.slow
+def test_other_backups_are_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "small_inception", tiny)
+    run = small(figure_1()[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_after(1, patch)
+        train(run, images, tmp_path, verbose=0, backups=4)
+    with pytest.raises(ValueError, match="backups=1, a backup after 4 steps; the last after 1"):
+        train(run, images, tmp_path, verbose=0)
+    assert train(run, images, tmp_path, verbose=0, backups=4)["step"] == [4, 8, 12]
+
+
+@once
+@pytest.mark.slow
+def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "small_inception", tiny)
+    run = small(figure_1()[1])
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(keras.Model, "save", killed)
+        train(run, images, tmp_path, verbose=0)
+    assert train(run, images, tmp_path, verbose=0)["step"] == [4, 8, 12]
+
+
+@pytest.mark.slow
+def test_evaluation_with_the_statistics_of_test_minibatches(images):
+    run = small(figure_3(4)[1], width=2)
+    keras.utils.set_random_seed(0)
+    minibatches = training._TestMinibatches(run, images)
+    network = training._network(run, images, group=None)
+    weights = [ops.convert_to_numpy(weight) for weight in network.weights]
+    correct = []
+    for x, y in minibatches.batches.as_numpy_iterator():
+        for part in np.split(np.arange(len(x)), len(x) // 48):  # Of 12 labels, 4 images each.
+            labels = y[part].argmax(1).reshape(4, 12)
+            assert (labels == labels[0]).all()
+            logits = ops.convert_to_numpy(network(x[part], training=True))
+            correct.append(logits.argmax(1).reshape(4, 12) == labels)
+    assert len(correct) == 2 and 0 < np.mean(correct) < 1
+    assert minibatches.accuracy(weights) == pytest.approx(np.mean(correct), abs=0.02)
+    moved = [
+        w + 3.0 if v.name.startswith("moving") else w
+        for v, w in zip(network.weights, weights, strict=True)
+    ]
+    assert minibatches.accuracy(moved) == minibatches.accuracy(weights)
+
+
+@once
+@pytest.mark.slow
+@pytest.mark.parametrize("normalization", ["group_norm", "layer_norm"])
+def test_other_normalizations(images, tmp_path, normalization):
+    run = small(Experiment(normalization, normalization), width=8, evaluations=1)
+    assert train(run, images, tmp_path, verbose=0)["step"] == [12]
+
+
+def test_what_cannot_be_run_is_refused(images, tmp_path):
+    run = small(figure_1()[0])
+    config = {"data": "shades", **dataclasses.asdict(run)}
+    stored = tmp_path / "shades-batchnorm-12steps-seed3.json"
+    stored.write_text(json.dumps({"config": config, "step": [4, 8, 12]}))
+    assert train(run, images, tmp_path)["step"] == [4, 8, 12]
+    labels = np.roll(images.train_labels, 1)
+    others = dataclasses.replace(images, train_labels=labels)
+    described = [training._described(data) for data in (images, others)]
+    with_images = {"config": config, "step": [4, 8, 12], "provenance": {"images": described[0]}}
+    stored.write_text(json.dumps(with_images))
+    assert train(run, images, tmp_path)["step"] == [4, 8, 12]
+    with pytest.raises(ValueError, match=f"{described[0]['sha256']}.*{described[1]['sha256']}"):
+        train(run, others, tmp_path)
+    with pytest.raises(ValueError, match=r"alpha.*0.5"):
+        train(small(figure_1()[0], alpha=0.5), images, tmp_path, verbose=0)
+    for changes, message in (
+        ({"evaluations": 5}, "evaluations=5, backups=1, steps=12"),
+        ({"batch_size": 48}, "batch_size=48, group=32, replicas=1"),
+        ({"normalization": "instance_norm"}, "normalization='instance_norm'"),
+        ({"network": "resnet"}, "network='resnet'"),
+        ({"dropout": 0.2}, "dropout=0.2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(small(figure_1()[1], name="other", **changes), images, tmp_path)
+
+
+def test_runs_of_stored_figures_are_not_repeated(images, tmp_path):
+    run, others = small(figure_3(8)[1]), small(figure_3(8)[2])
+    for each in (run, others):
+        accuracy = {"accuracy": [0.1, 0.2, 0.3], "batch_accuracy": [0.3, 0.2, 0.1]}
+        config = {"data": "shades", **dataclasses.asdict(each)}
+        result = {"name": each.name, "seed": 3, "step": [4, 8, 12], **accuracy, "config": config}
+        runs = as_runs([{**result, "provenance": {"seconds": 1.0}}])
+        save_figure(Figure(), runs, {}, tmp_path / f"figure{3 if each is run else 1}.png")
+    take_over(tmp_path, tmp_path)
+    taken = train(run, images, tmp_path / "few_labels")
+    assert taken["accuracy"] == [0.1, 0.2, 0.3] and taken["batch_accuracy"] == [0.3, 0.2, 0.1]
+    assert train(others, images, tmp_path / "labels")["name"] == others.name
+    taken["accuracy"] = [0.0, 0.0, 0.0]
+    keep(taken, tmp_path / "few_labels")  # What is there stays.
+    assert train(run, images, tmp_path / "few_labels")["accuracy"] == [0.1, 0.2, 0.3]
+
+
+def test_the_plan_has_the_seeds_of_each_comparison():
+    data_sets = ["glyphs", "tiny_imagenet"]
+    planned = plan(data_sets)
+    assert len(set(planned)) == len(planned)
+
+    def seeds(setting, data, name, images_per_label=None):
+        wanted = (setting, data, name, images_per_label, 4_000)
+        return sum(
+            (s, d, run.name, run.images_per_label, run.steps) == wanted for s, d, run in planned
+        )
+
+    names = ("batchnorm", "batch_renorm", "batchnorm_micro4", "batch_renorm_micro4")
+    assert [seeds("labels", "glyphs", name) for name in names] == [5, 5, 5, 5]
+    assert [seeds("labels", "tiny_imagenet", name) for name in names] == [3, 1, 3, 3]
+    assert seeds("few_labels", "glyphs", "batchnorm") == 5
+    assert seeds("few_labels", "tiny_imagenet", "batchnorm") == 3
+    assert seeds("few_labels", "glyphs", "batchnorm_noniid_spread", 8) == 2
+    few = ("batchnorm_noniid", "batchnorm_noniid_halves", "batch_renorm_noniid")
+    for k, glyphs, tiny in (
+        *((1, [1, 0, 1], [1, 0, 1]), (2, [5, 5, 5], [1, 1, 1])),
+        *((4, [1, 1, 1], [1, 1, 1]), (8, [5, 5, 5], [3, 1, 3])),
+    ):
+        assert [seeds("few_labels", "glyphs", name, k) for name in few] == glyphs
+        assert [seeds("few_labels", "tiny_imagenet", name, k) for name in few] == tiny
+    lengths = {(setting, data, run.steps) for setting, data, run in planned}
+    assert lengths == {
+        *((setting, data, 4_000) for setting in ("labels", "few_labels") for data in data_sets),
+        *(("few_labels", "tiny_imagenet", steps) for steps in (16_000, 40_000)),
+        ("labels", "glyphs", 1_000),
+    }
+    assert {run.optimizer_epsilon for setting, _, run in planned if setting == "labels"} == {0.003}
+    assert {run.optimizer_epsilon for setting, _, run in planned if setting != "labels"} == {0.3}

@@ -1,0 +1,76 @@
+"""A worker of a small training run, which may be made to fail:
+
+    python -m keras_brn.paper.launch --workers 2 tests/worker_program.py FOLDER [FAILURE STEP]
+
+Without the launcher, one process trains alone.
+
+FAILURE: "kill" this worker after a step, or "tear" the backup after it, half written; both of the
+last worker that can. Or "full": no space is left for that backup, and the program goes on.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_brn.paper import training
+from keras_brn.paper.cluster import connect_workers, place_among_workers
+from keras_brn.paper.data.images import Images
+from keras_brn.paper.experiment import figure_3, scaled
+from keras_brn.paper.training import train
+
+
+def shades(validation=501):
+    """Ten labels that are ten shades; so many images are for validation, the same ones. 501 are an
+    uneven number of batches for two workers: the last image is alone."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 10
+    pixels = labels[:, None, None, None] * 20 + rng.integers(0, 40, (120, 16, 16, 1))
+    pixels = pixels.astype("uint8")
+    index = np.arange(validation) % 120
+    return Images("shades", 10, pixels, labels, pixels[index], labels[index], False)
+
+
+def run(steps=12):
+    """Label pairs, in groups of 8; the ramp opens, and the weights do not run away."""
+    small = {"evaluations": 2, "batch_size": 32, "width": 1, "group": 8, "draw": 8}
+    return scaled(figure_3()[3], steps, warmup_steps=1, learning_rate=0.003, **small)
+
+
+def step_of(model):
+    return int(model.optimizer.iterations.numpy())
+
+
+def main(folder, failure=None, at=0):
+    strategy = connect_workers(timeout=120)
+    worker, workers = place_among_workers(strategy)
+    recorder, save = training._Recorder, keras.Model.save
+
+    class Recorder(recorder):
+        def on_train_batch_end(self, batch, logs=None):
+            if failure == "kill" and worker == workers - 1 and step_of(self.model) == int(at):
+                os.kill(os.getpid(), 9)
+
+        def on_train_end(self, logs=None):
+            super().on_train_end(logs)
+            np.savez(Path(folder) / f"weights{worker}.npz", *self.model.get_weights())
+
+    def failing_save(model, path, **kwargs):
+        if step_of(model) == int(at) and failure == "full":
+            Path(path).write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(model, path, **kwargs)
+        if step_of(model) == int(at) and failure == "tear":
+            os.truncate(path, 1000)
+            os.kill(os.getpid(), 9)
+
+    training._Recorder, keras.Model.save = Recorder, failing_save
+    logs = Path(folder) / "logs"
+    train(run(), shades(), folder, strategy=strategy, backups=3, log_dir=logs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
