@@ -114,6 +114,21 @@ def test_a_crop_depends_on_its_seed_alone():
     assert np.abs(np.diff(crops, axis=0)).max((1, 2, 3)).min() > 0.1
 
 
+def test_every_bit_of_the_seed_matters():
+    image = tf.io.encode_jpeg(np.random.default_rng(0).integers(0, 256, (90, 120, 3), "uint8"))
+    crop = imagenet.training_crop(image, np.array([0, 0]), (64, 64, 3))
+    for k in range(0, 64, 9):
+        for seed in np.eye(2, dtype="int64") << k:
+            other = imagenet.training_crop(image, seed, (64, 64, 3))
+            assert np.abs(other - crop).max() > 0.1
+
+
+def test_the_number_of_batches_is_known(small):
+    dataset = batches(small, 16, 3, 0)
+    assert dataset.cardinality() == 3 and len(list(dataset.repeat(2))) == 6
+    assert in_order(small, 8).cardinality() == 3  # 20 images.
+
+
 def test_trains(small):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1000)]

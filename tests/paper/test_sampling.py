@@ -1,11 +1,10 @@
-"""How a training step draws its images."""
+"""How the images of a training step are drawn, as TensorFlow data sets."""
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_brn.paper.data.images import Images, shifted
-from keras_brn.paper.data.sampling import batches, in_order
+from keras_brn.paper.data.images import Images
+from keras_brn.paper.data.sampling import Sampler, batches, in_order
 
 
 def numbered(labels, size=4, flip=False):
@@ -16,21 +15,21 @@ def numbered(labels, size=4, flip=False):
     return Images("numbered", int(labels.max()) + 1, pixels, labels, pixels, labels, flip)
 
 
-def drawn(images, batch_size=7, steps=12, seed=0, **kwargs):
+def shown(images, batch_size=7, steps=12, seed=0, **kwargs):
     """The numbers and the labels of the images of each step, (steps, batch_size)."""
-    shown = [
+    pairs = [
         (x.numpy()[:, 2, 2, 0] * 127.5 + 127.5, y.numpy().argmax(1))
         for x, y in batches(images, batch_size, steps, seed, **kwargs)
     ]
-    numbers, labels = (np.array(part) for part in zip(*shown, strict=True))
+    numbers, labels = (np.array(part) for part in zip(*pairs, strict=True))
     return numbers.round().astype(int), labels
 
 
 def test_every_epoch_shows_every_image_once_in_its_own_order():
-    shown = drawn(numbered(range(30)), batch_size=10)[0].reshape(4, 30)
-    assert (np.sort(shown) == np.arange(30)).all()
-    assert len({tuple(epoch) for epoch in shown}) == 4
-    assert abs(np.corrcoef(shown[0], np.arange(30))[0, 1]) < 0.5
+    epochs = shown(numbered(range(30)), batch_size=10)[0].reshape(4, 30)
+    assert (np.sort(epochs) == np.arange(30)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert abs(np.corrcoef(epochs[0], np.arange(30))[0, 1]) < 0.5
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"group": 6, "images_per_label": 2}])
@@ -49,8 +48,8 @@ def test_a_batch_depends_on_seed_and_step_alone(kwargs):
 @pytest.mark.parametrize("images_per_label", [1, 2, 4])
 def test_groups_of_few_labels(rng, images_per_label):
     of_label = rng.permutation(np.arange(60) % 10)  # 6 images of each of 10 labels.
-    numbers, labels = drawn(
-        *(numbered(of_label), 16, 200), group=8, images_per_label=images_per_label
+    numbers, labels = shown(
+        numbered(of_label), batch_size=16, steps=200, group=8, images_per_label=images_per_label
     )
     np.testing.assert_array_equal(labels, of_label[numbers])
     groups = labels.reshape(-1, images_per_label, 8 // images_per_label)
@@ -82,17 +81,6 @@ def test_without_augmentation_images_stay_as_they_are():
     np.testing.assert_allclose(x, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-@pytest.mark.parametrize("down, right", [(0, 0), (2, -1), (-3, 3)])
-def test_shifted_moves_whole_pixels(rng, down, right, mirror):
-    image = rng.normal(size=(1, 8, 8, 2)).astype("float32")
-    moved = shifted(image, [down], [right], tf.constant([mirror]))[0].numpy()
-    source = image[0, :, ::-1] if mirror else image[0]
-    inside = np.roll(source, (down, right), (0, 1))[3:-3, 3:-3]
-    np.testing.assert_array_equal(moved[3:-3, 3:-3], inside)
-    assert np.isin(moved, source).all()  # The border is reflected.
-
-
 @pytest.mark.parametrize("kwargs", [{}, {"group": 6, "images_per_label": 2}])
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_workers_see_the_shares_of_one(rng, kwargs, part):
@@ -118,22 +106,6 @@ def test_shares_that_do_not_fit_are_refused(arguments):
         batches(numbered(range(9)), 16, 1, 0, **arguments)
 
 
-def test_images_are_varied_evenly():
-    """Each of 81 shifts, mirrored or not, is as likely, and other images are varied otherwise."""
-    image = np.zeros((1, 19, 19, 1), "uint8")
-    image[0, 9, 9], image[0, 9, 10] = 255, 128  # A pixel, and which side is right.
-    images = Images("point", 1, image, np.zeros(1, int), image, np.zeros(1, int), flip=True)
-    x = np.concatenate([x.numpy() for x, _ in batches(images, 500, 20, 0)])[..., 0]
-    place = x.reshape(len(x), -1).argmax(1)
-    down, right = place // 19, place % 19
-    mirrored = x[np.arange(len(x)), down, right - 1] > -0.5
-    seen = np.stack([down - 9, right - 9, mirrored], 1)
-    kinds, counts = np.unique(seen, axis=0, return_counts=True)
-    assert np.abs(kinds).max() == 4 and len(kinds) == 162
-    chi_square = ((counts - 10_000 / 162) ** 2 / (10_000 / 162)).sum()
-    assert 110 < chi_square < 222  # 161 are expected, +- 18.
-
-
 def test_in_order():
     images = numbered([0, 1, 2, 1, 0, 2, 1])
     shown = list(in_order(images, 3))
@@ -141,3 +113,21 @@ def test_in_order():
     x, y = (np.concatenate(part) for part in zip(*shown, strict=True))
     np.testing.assert_allclose(x[:, 0, 0, 0] * 127.5 + 127.5, range(7), atol=1e-4)
     np.testing.assert_array_equal(y.argmax(1), images.validation_labels)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"group": 8, "images_per_label": 2}])
+def test_static_shapes_and_cardinality(kwargs):
+    dataset = batches(numbered(np.arange(60) % 10), 16, 9, 0, first_step=2, workers=2, **kwargs)
+    assert [tuple(spec.shape) for spec in dataset.element_spec] == [(8, 4, 4, 1), (8, 10)]
+    assert dataset.cardinality() == 7 and len(list(dataset.repeat(2))) == 14
+    assert in_order(numbered(range(7)), 3).cardinality() == 3
+
+
+def test_what_is_read_is_what_the_sampler_draws(rng):
+    pixels, labels = rng.integers(0, 256, (20, 8, 8, 3), "uint8"), np.arange(20) % 5
+    images = Images("noise", 5, pixels, labels, pixels, labels, flip=True)
+    (x, y) = next(iter(batches(images, 12, 9, seed=3, first_step=6)))
+    indices, variations = Sampler(labels, 12, seed=3).draw(6)
+    np.testing.assert_array_equal(y.numpy().argmax(1), labels[indices])
+    expected = images.vary(pixels[indices], variations)
+    np.testing.assert_allclose(x, expected / 127.5 - 1, atol=1e-6)

@@ -38,7 +38,7 @@ class ImageNet:
         """Hexadecimal digits that no other labels have; the images are not read."""
         return digest_of(*(self.labels[part].astype("int64") for part in ("train", "validation")))
 
-    def read(self, drawn, batch_size, part="train", augment=True):
+    def read(self, draws, batch_size, part="train", augment=True):
         """As `Images.read`; `augment`: crops and colours as in training, else the central part."""
         import tensorflow as tf
 
@@ -48,17 +48,19 @@ class ImageNet:
             records = source.__getitems__(indices.tolist())
             return np.array([record["image"] for record in records], object)
 
-        def read(indices, seeds):
+        def read(indices, variations):
             images = tf.numpy_function(encoded, [indices], tf.string, stateful=False)
-            return images, tf.gather(labels, indices), seeds
+            return images, tf.gather(labels, indices), variations
 
-        def decode(image, label, seed):
+        def decode(image, label, variation):
             if augment:
-                return training_crop(image, seed, self.image_shape), label
+                return training_crop(image, variation, self.image_shape), label
             return central_crop(image, self.image_shape), label
 
-        images = drawn.map(read, num_parallel_calls=2).unbatch()
-        return images.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+        images = draws.map(read, num_parallel_calls=2).unbatch()
+        images = images.map(decode, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+        # `unbatch` has lost it.
+        return images.apply(tf.data.experimental.assert_cardinality(draws.cardinality()))
 
 
 def training_crop(encoded, seed, image_shape):
@@ -66,7 +68,7 @@ def training_crop(encoded, seed, image_shape):
 
     Args:
         encoded: The JPEG image, a string.
-        seed: Two integers, of which alone the result depends.
+        seed: Two integers, int64 (2,), on which alone the result depends; all bits count.
         image_shape: (height, width, 3).
 
     Returns:

@@ -46,16 +46,16 @@ class Images:
         train, validation = (self.labels[part].astype("int64") for part in ("train", "validation"))
         return digest_of(self.train_images, train, self.validation_images, validation)
 
-    def read(self, drawn, batch_size, part="train", augment=True):
+    def read(self, draws, batch_size, part="train", augment=True):
         """Gathers the images of batches.
 
         Args:
-            drawn: `tf.data.Dataset` of pairs (indices, seeds): which images are in a batch,
-                (batch,), and two integers for each, (batch, 2), of which its variation depends.
+            draws: `tf.data.Dataset` of pairs of int64 tensors, like those of `Sampler.draw`: the
+                indices of the images of a batch, (batch,), and two random integers for each,
+                (batch, 2), on which its variation depends.
             batch_size: Number of images in a batch.
             part: "train" or "validation".
-            augment: Whether to shift the images by up to 4 pixels, and to mirror half of them
-                where that keeps the label.
+            augment: Whether to `vary` the images.
 
         Returns:
             `tf.data.Dataset` of float32 images in [-1, 1] (batch, *image_shape), and integer
@@ -63,20 +63,42 @@ class Images:
         """
         import tensorflow as tf
 
-        with tf.device("CPU"):
-            pixels = tf.constant(getattr(self, f"{part}_images"))
-            labels = tf.constant(self.labels[part], "int64")
+        pixels, labels = getattr(self, f"{part}_images"), self.labels[part].astype("int64")
 
-        def batch(index, seeds):
-            x = tf.cast(tf.gather(pixels, index), "float32") / 127.5 - 1
-            if augment:
-                key = tf.stack([seeds[:, 0], 0 * index, 0 * index], 1)
-                one_of = permuted(seeds[:, 1], 2**48, key) % (9 * 9 * 2)
-                down, right, mirrored = one_of // 18, one_of // 2 % 9, one_of % 2 == 1
-                x = shifted(x, down - 4, right - 4, mirrored & self.flip)
-            return x, tf.gather(labels, index)
+        def gather(indices, variations):
+            x = pixels[indices]
+            return self.vary(x, variations) if augment else x, labels[indices]
 
-        return drawn.map(batch, num_parallel_calls=1)
+        def batch(indices, variations):
+            types = [pixels.dtype, "int64"]
+            x, y = tf.numpy_function(gather, [indices, variations], types, stateful=False)
+            x = tf.ensure_shape(x, [*indices.shape, *self.image_shape])
+            return tf.cast(x, "float32") / 127.5 - 1, tf.ensure_shape(y, indices.shape)
+
+        return draws.map(batch, num_parallel_calls=1)
+
+    def vary(self, images, variations):
+        """Shifts images by up to 4 pixels, the border filled by reflection, after mirroring half of
+        them where that keeps the label.
+
+        Args:
+            images: Array (batch, height, width, channels), of any type.
+            variations: Two random integers for each image, int64 (batch, 2), as of `Sampler.draw`:
+                81 shifts and mirrored or not are equally likely.
+
+        Returns:
+            Array like `images`.
+        """
+        batch, height, width, channels = images.shape
+        shift, mirrored = variations[:, 0] % 81, variations[:, 1] % 2 == 1
+        down, right = shift[:, None] // 9 - 4, shift[:, None] % 9 - 4
+        rows = _reflected(np.arange(height) - down, height)
+        columns = _reflected(np.arange(width) - right, width)
+        columns = np.where((mirrored & self.flip)[:, None], width - 1 - columns, columns)
+        rows += height * np.arange(batch)[:, None]  # In all images, one below the other.
+        pixels = rows[:, :, None] * width + columns[:, None, :]
+        # Much faster than to index three axes.
+        return np.take(images.reshape(-1, channels), pixels, axis=0)
 
     def of_labels(self, labels, train_per_label=None):
         """The images of some labels, which become 0, 1, 2, ...
@@ -97,33 +119,8 @@ class Images:
         return replace(self, classes=len(labels), **arrays)
 
 
-def permuted(index, count, seeds):
-    """Where a pseudorandom permutation of `count` things takes each of them (one per seed)."""
-    import tensorflow as tf
-
-    return tf.raw_ops.RandomIndexShuffle(
-        index=index,
-        seed=seeds,
-        max_index=count - 1 + 0 * index,
-        rounds=16,  # The default of 4 leaves neighbours together.
-    )
-
-
-def shifted(images, down, right, mirrored):
-    """Moves images (batch, height, width, channels) by whole pixels (batch,), after mirroring those
-    that are `mirrored` (batch,); the border is filled by reflection."""
-    import tensorflow as tf
-
-    width = tf.cast(tf.shape(images)[2], "float32")
-    down, right = tf.cast(down, "float32"), tf.cast(right, "float32")
-    zero, one = tf.zeros_like(down), tf.ones_like(down)
-    sign = tf.where(mirrored, -one, one)
-    start = tf.where(mirrored, width - 1 + right, -right)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([sign, zero, start, zero, one, -down, zero, zero], axis=1),
-        output_shape=tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation="NEAREST",
-        fill_mode="REFLECT",
-    )
+def _reflected(positions, size):
+    """Indices from 0 to `size - 1` for positions that may lie outside, where the border is a
+    mirror."""
+    positions = positions % (2 * size)
+    return np.minimum(positions, 2 * size - 1 - positions)
