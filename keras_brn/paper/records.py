@@ -64,6 +64,14 @@ def run_lock(path):
         lock.release()
 
 
+def locked_error(path):
+    """What to raise where `run_lock` says that another process has the lock."""
+    return RuntimeError(
+        f"Another process trains this run and will write `{path}`: wait for its end, or choose "
+        "another folder."
+    )
+
+
 def describe_images(data):
     """What tells data sets of the same name apart: the numbers of images and of labels, the shape
     of an image and the digest."""

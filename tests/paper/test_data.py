@@ -119,7 +119,7 @@ def of_another_version(package):
         (glyphs, "_fonts", lambda fonts=glyphs._fonts: fonts()[:6]),
         (files, "package_version", of_another_version),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=["scale", "characters", "code", "fonts", "versions"],
 )
 def test_what_other_code_rendered_is_not_read(cache, monkeypatch, module, name, value):
     arguments = {"train_per_label": 1, "validation_per_label": 1, "labels": 3}
