@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_brn import BatchRenormalization
+from keras_brn.paper import fine_tuning
 from keras_brn.paper.data.images import Images
 from keras_brn.paper.fine_tuning import (
     NORMALIZATIONS,
@@ -89,9 +90,21 @@ def test_a_run(images, base, tmp_path, monkeypatch):
         fine_tune(FineTuning(batch_size=2, epochs=3), base, few, tmp_path)
 
 
-def test_a_base_of_another_training_is_refused(images, base, tmp_path):
+@pytest.fixture
+def tiny_base(images, tmp_path, monkeypatch):
+    """Of a network that is quick to compile."""
+
+    def tiny(normalization, input_shape, classes, width):
+        x = inputs = keras.Input(input_shape)
+        x = keras.layers.ReLU()(normalization()(keras.layers.Conv2D(4 * width, 3, 4)(x)))
+        return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(x)))
+
+    monkeypatch.setattr(fine_tuning, "small_inception", tiny)
+    return pretrained(images, 1, tmp_path / "base.keras", width=1)
+
+
+def test_a_base_of_another_training_is_refused(images, tiny_base, tmp_path):
     path = tmp_path / "base.keras"
-    pretrained(images, 1, path, width=1)
     others = dataclasses.replace(images, train_labels=np.roll(images.train_labels, 1))
     for arguments, message in (
         ((images, 1_000_000, path, 1), r"'steps': \(1, 1000000\)"),
@@ -101,12 +114,13 @@ def test_a_base_of_another_training_is_refused(images, base, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             pretrained(*arguments)
-    base.save(path)  # Without what it was trained from.
+    tiny_base.save(path)  # Without what it was trained from.
     with pytest.raises(ValueError, match="base.keras` does not say what it was trained from"):
         pretrained(images, 1, path, width=1)
 
 
-def test_a_result_of_another_base_or_of_other_images_is_refused(images, base, tmp_path):
+def test_a_result_of_another_base_or_of_other_images_is_refused(images, tiny_base, tmp_path):
+    base = tiny_base
     run = FineTuning(batch_size=8, epochs=1)
     result = fine_tune(run, base, images, tmp_path)
     other = keras.models.clone_model(base)
@@ -122,11 +136,10 @@ def test_a_result_of_another_base_or_of_other_images_is_refused(images, base, tm
         fine_tune(run, base, images, tmp_path)
 
 
-def test_a_result_that_another_process_trains_is_refused(images, base, tmp_path):
-    run = FineTuning()
+def test_a_result_that_another_process_trains_is_refused(images, tmp_path):
     with run_lock(tmp_path / "fine_tuning-batch_renorm-batch4-seed0.json"):
         with pytest.raises(RuntimeError, match="Another process trains this run"):
-            fine_tune(run, base, images, tmp_path)
+            fine_tune(FineTuning(), None, images, tmp_path)
     with run_lock(tmp_path / "base.keras"), pytest.raises(RuntimeError, match="base.keras"):
         pretrained(images, 1, tmp_path / "base.keras")
 
