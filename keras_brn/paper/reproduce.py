@@ -1,10 +1,16 @@
-"""All runs behind the figures, scaled to a laptop, and the figures themselves.
+"""All runs behind the figures, scaled to a laptop; the figures themselves; and their tables.
 
     python -m keras_brn.paper.reproduce [--tiny-imagenet PATH] [--results results] [--out figures]
 
 Runs that `--results` already holds are not repeated, and one that was cut off goes on where it was,
 so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
 processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these.
+
+Figures, their summaries and tables are made anew from stored runs, without training or data, by
+
+    python -m keras_brn.paper.reproduce --stored figures --only-figures
+
+(All but the picture of the correction, for which the stored runs have too little.)
 """
 
 import argparse
@@ -26,7 +32,7 @@ from keras_brn.paper.experiment import (
     spread,
 )
 from keras_brn.paper.figures import files
-from keras_brn.paper.results import as_results, as_runs, load_figure, runs_by_steps
+from keras_brn.paper.results import as_results, as_runs, load_figure, runs_by_steps, stored_tables
 from keras_brn.paper.training import finished, keep, train
 
 STEPS = 4_000
@@ -182,6 +188,8 @@ def main():
     if not tuned and options.stored is not None:
         tuned = _stored_fine_tuning(options.stored)
     write_all(results, tuned, options.steps, options.out)
+    for title, table in stored_tables(options.out).items():
+        print(f"\n{title}:\n\n{table}")
 
 
 if __name__ == "__main__":

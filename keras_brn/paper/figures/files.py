@@ -6,7 +6,7 @@ from keras_brn.paper.experiment import figure_4, figure_4_name, figure_5
 from keras_brn.paper.figures.choices import plot_alpha_and_ramp, plot_fine_tuning, plot_group_sizes
 from keras_brn.paper.figures.pages import plot_comparison, plot_few_labels
 from keras_brn.paper.records import write_json
-from keras_brn.paper.results.comparisons import COMPARISONS
+from keras_brn.paper.results.comparisons import COMPARISONS, FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.files import save_figure
 from keras_brn.paper.results.runs import final_accuracy, runs_by_seed
 from keras_brn.paper.results.summaries import (
@@ -16,12 +16,6 @@ from keras_brn.paper.results.summaries import (
     summarize_group_sizes,
 )
 from keras_brn.plot import plot_correction
-
-TITLES = {
-    "glyphs": "glyphs, 1000 characters",
-    "few_labels": "glyphs, 80 characters",
-    "tiny_imagenet": "Tiny ImageNet, 32x32",
-}
 
 
 def write_comparison(runs, number, out):
@@ -52,8 +46,8 @@ def write_few_labels(runs, figure, out):
     if not by_data:
         return
     picture = Figure()
-    titles = {**TITLES, "glyphs": TITLES["few_labels"]}
-    plot_few_labels(picture, {titles[name]: of_data for name, of_data in by_data.items()})
+    titled = {FEW_LABELS_TITLES[name]: of_data for name, of_data in by_data.items()}
+    plot_few_labels(picture, titled)
     summary = {
         name: {
             str(k): summarize_figure(of_data, 3, images_per_label=k)

@@ -8,6 +8,7 @@ from keras_brn.paper.results.files import as_runs as as_runs
 from keras_brn.paper.results.files import load_figure as load_figure
 from keras_brn.paper.results.files import save_figure as save_figure
 from keras_brn.paper.results.runs import runs_by_steps as runs_by_steps
+from keras_brn.paper.results.stored import stored_tables as stored_tables
 from keras_brn.paper.results.summaries import summarize_figure as summarize_figure
 from keras_brn.paper.results.summaries import summarize_fine_tuning as summarize_fine_tuning
 from keras_brn.paper.results.summaries import summarize_group_sizes as summarize_group_sizes

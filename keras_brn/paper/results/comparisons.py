@@ -197,3 +197,6 @@ NORMALIZATIONS_BY_GROUP_SIZE = {
     "layer_norm": "layer normalization",
 }
 SINGLE_IMAGES = ("group_norm", "layer_norm")  # Normalize each image, whatever the group.
+
+TITLES = {"glyphs": "glyphs, 1000 characters", "tiny_imagenet": "Tiny ImageNet"}
+FEW_LABELS_TITLES = {**TITLES, "glyphs": "glyphs, 80 characters"}  # Of Figure 3.
