@@ -18,8 +18,6 @@ from keras_brn.paper.fine_tuning import (
     fine_tune,
     pretrained,
     stored_result,
-    summarize,
-    table,
 )
 from keras_brn.paper.records import run_lock
 
@@ -147,25 +145,3 @@ def test_a_result_that_another_process_trains_is_refused(images, tmp_path):
 def test_other_normalizations_are_refused(images, base, tmp_path):
     with pytest.raises(ValueError, match="normalization='layer_norm'"):
         fine_tune(FineTuning("layer_norm"), base, images, tmp_path)
-
-
-def test_summary_pairs_the_seeds():
-    def result(normalization, seed, accuracy):
-        return {
-            "normalization": normalization,
-            "batch_size": 2,
-            "seed": seed,
-            "accuracy": [0.0, accuracy],
-        }
-
-    results = [
-        result(name, seed, 0.1 * seed + 0.2 * k + (0.4 if seed == 2 else 0))
-        for seed in range(3)
-        for k, name in enumerate(NORMALIZATIONS)
-        if (k, seed) != (1, 2)
-    ]
-    summary = summarize(results)
-    of_renorm = summary["2"]["batch_renorm"]
-    assert of_renorm["seeds"] == 2 and of_renorm["value"] == pytest.approx(0.45)
-    assert of_renorm["over_batchnorm"]["low"] == pytest.approx(0.4)
-    assert "| Batch Renorm, after `renormalize` | 45.0 % [40.0, 50.0] |" in table(summary)

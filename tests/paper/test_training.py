@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from matplotlib.figure import Figure
 from worker_program import shades
 
 from keras_brn import BatchRenormalization
@@ -19,9 +18,8 @@ from keras_brn.monitor import QUANTITIES
 from keras_brn.paper.experiment import Experiment, figure_1, figure_2, figure_3, scaled, spread
 from keras_brn.paper.networks.small import small_inception
 from keras_brn.paper.records import describe_images
-from keras_brn.paper.reproduce import plan, take_over
-from keras_brn.paper.results import as_runs, save_figure
-from keras_brn.paper.training import evaluation, network, store_result, train
+from keras_brn.paper.results import as_runs
+from keras_brn.paper.training import evaluation, network, train
 from keras_brn.paper.training.recorder import Recorder
 from keras_brn.paper.training.run import Run
 from keras_brn.paper.training.trainer import continue_dropout
@@ -363,54 +361,3 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
             train(small(figure_1()[1], name="other", **changes), images, tmp_path)
     with pytest.raises(ValueError, match="evaluation_batch_size=0"):
         train(small(figure_1()[1], name="other"), images, tmp_path, evaluation_batch_size=0)
-
-
-def test_runs_of_stored_figures_are_not_repeated(images, tmp_path):
-    run, others = small(figure_3(8)[1]), small(figure_3(8)[2])
-    for each in (run, others):
-        accuracy = {"accuracy": [0.1, 0.2, 0.3], "batch_accuracy": [0.3, 0.2, 0.1]}
-        config = {"data": "shades", **dataclasses.asdict(each)}
-        result = {"name": each.name, "seed": 3, "step": [4, 8, 12], **accuracy, "config": config}
-        runs = as_runs([{**result, "provenance": {"seconds": 1.0}}])
-        save_figure(Figure(), runs, {}, tmp_path / f"figure{3 if each is run else 1}.png")
-    take_over(tmp_path, tmp_path)
-    taken = train(run, images, tmp_path / "few_labels")
-    assert taken["accuracy"] == [0.1, 0.2, 0.3] and taken["batch_accuracy"] == [0.3, 0.2, 0.1]
-    assert train(others, images, tmp_path / "labels")["name"] == others.name
-    taken["accuracy"] = [0.0, 0.0, 0.0]
-    store_result(taken, tmp_path / "few_labels")  # What is there stays.
-    assert train(run, images, tmp_path / "few_labels")["accuracy"] == [0.1, 0.2, 0.3]
-
-
-def test_the_plan_has_the_seeds_of_each_comparison():
-    data_sets = ["glyphs", "tiny_imagenet"]
-    planned = plan(data_sets)
-    assert len(set(planned)) == len(planned)
-
-    def seeds(setting, data, name, images_per_label=None):
-        wanted = (setting, data, name, images_per_label, 4_000)
-        return sum(
-            (s, d, run.name, run.images_per_label, run.steps) == wanted for s, d, run in planned
-        )
-
-    names = ("batchnorm", "batch_renorm", "batchnorm_micro4", "batch_renorm_micro4")
-    assert [seeds("labels", "glyphs", name) for name in names] == [5, 5, 5, 5]
-    assert [seeds("labels", "tiny_imagenet", name) for name in names] == [3, 1, 3, 3]
-    assert seeds("few_labels", "glyphs", "batchnorm") == 5
-    assert seeds("few_labels", "tiny_imagenet", "batchnorm") == 3
-    assert seeds("few_labels", "glyphs", "batchnorm_noniid_spread", 8) == 2
-    few = ("batchnorm_noniid", "batchnorm_noniid_halves", "batch_renorm_noniid")
-    for k, glyphs, tiny in (
-        *((1, [1, 0, 1], [1, 0, 1]), (2, [5, 5, 5], [1, 1, 1])),
-        *((4, [1, 1, 1], [1, 1, 1]), (8, [5, 5, 5], [3, 1, 3])),
-    ):
-        assert [seeds("few_labels", "glyphs", name, k) for name in few] == glyphs
-        assert [seeds("few_labels", "tiny_imagenet", name, k) for name in few] == tiny
-    lengths = {(setting, data, run.steps) for setting, data, run in planned}
-    assert lengths == {
-        *((setting, data, 4_000) for setting in ("labels", "few_labels") for data in data_sets),
-        *(("few_labels", "tiny_imagenet", steps) for steps in (16_000, 40_000)),
-        ("labels", "glyphs", 1_000),
-    }
-    assert {run.optimizer_epsilon for setting, _, run in planned if setting == "labels"} == {0.003}
-    assert {run.optimizer_epsilon for setting, _, run in planned if setting != "labels"} == {0.3}
