@@ -8,12 +8,15 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_brn.benchmarks.timing import with_spread
 from keras_brn.distribute.tensorflow import Updates
+from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization, gathered_by
 from keras_brn.paper.cluster import connect_workers, place_among_workers
+
+with extra("paper"):
+    import tensorflow as tf
 
 
 def main():

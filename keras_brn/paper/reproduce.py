@@ -11,8 +11,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from keras_brn.extras import extra
 from keras_brn.paper import fine_tuning
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
@@ -48,6 +47,9 @@ from keras_brn.paper.results import (
 )
 from keras_brn.paper.training import finished, keep, train
 from keras_brn.plot import plot_correction
+
+with extra("paper"):
+    from matplotlib.figure import Figure
 
 STEPS = 4_000
 SHORT, LONG, LONGEST = 0.25, 4, 10  # Some runs are of so many times these steps.

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_brn.averaging import AveragedModel
 from keras_brn.distribute.tensorflow import multi_worker, seen_by_workers
+from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
 from keras_brn.monitor import QUANTITIES, RenormMonitor
 from keras_brn.paper.baselines import MicrobatchNormalization
@@ -74,7 +75,8 @@ def train(experiment, data, folder, verbose=2, backups=1, strategy=None, log_dir
             f"group={experiment.group}, replicas={_replicas(strategy)}"
         )
     if log_dir is not None:
-        import tensorboard  # noqa: F401  Keras would miss it after the first epoch.
+        with extra("tensorboard"):
+            import tensorboard  # noqa: F401  Keras would miss it after the first epoch.
     path = _path(experiment, data.name, folder)
     checkpoint = path.with_suffix(".keras")
     images = _described(data)

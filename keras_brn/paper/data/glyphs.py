@@ -10,11 +10,15 @@ import os
 from pathlib import Path
 
 import keras
-import matplotlib
 import numpy as np
 
+from keras_brn.extras import extra
 from keras_brn.paper.data.files import cached
 from keras_brn.paper.data.images import Images
+
+with extra("paper"):
+    import matplotlib
+    from PIL import Image, ImageFont
 
 SIZE = 32
 _TEMPLATE, _BOX = 48, 40  # Pixels of a template, and of the longer side of the glyph in it.
@@ -136,8 +140,6 @@ def _warp(glyphs, difficulty, rng):
 @functools.cache
 def _templates():
     """The glyphs, cropped, scaled and centered: uint8 (faces, characters, height, width)."""
-    from PIL import Image, ImageFont
-
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     paths = [path for path in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in path.name]
     templates = np.zeros((len(paths), len(CHARACTERS), _TEMPLATE, _TEMPLATE), "uint8")
