@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_brn.kernels import compiled
 from keras_brn.layer import renorm_layers
 
 QUANTITIES = {
@@ -172,7 +173,7 @@ class Probe:
                 model(x, training=True)
             return record
 
-        self.errors = _compiled(errors)
+        self.errors = compiled(errors)
 
     def measure(self):
         values = [ops.convert_to_tensor(variable) for variable in self.variables]
@@ -232,22 +233,3 @@ def _recorded(layers):
     finally:
         for layer in layers:
             vars(layer).pop("_update", None)
-
-
-def _compiled(function):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, reduce_retracing=True)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import torch
-
-    def without_trace(*arguments):
-        # The dropout of Keras draws from PyTorch's own generators.
-        with torch.no_grad(), torch.random.fork_rng():
-            return function(*arguments)
-
-    return without_trace
