@@ -27,11 +27,12 @@ def extra(name):
 try:
     import keras  # noqa: F401  It imports its backend.
 except ModuleNotFoundError as error:
-    if error.name not in BACKENDS:
+    backend = (error.name or "").partition(".")[0]
+    if backend not in BACKENDS:
         raise
     raise ImportError(
-        f'The backend of Keras is missing: pip install "keras-brn[{error.name}]". Or choose '
-        "another one: set the environment variable KERAS_BACKEND to one of "
-        f"{', '.join(BACKENDS)}. Received: {error}",
+        f'The backend of Keras is missing: pip install "keras-brn[{backend}]". Or choose another '
+        f"one: set the environment variable KERAS_BACKEND to one of {', '.join(BACKENDS)}. "
+        f"Received: {error}",
         name=error.name,
     ) from error

@@ -150,6 +150,7 @@ def prepare_imagenet(manual_dir, data_dir=None):
             )
     _check_archives(manual_dir)
     with extra("imagenet"):
+        import importlib_resources  # noqa: F401  TensorFlow Datasets needs it undeclared.
         import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir))
@@ -190,6 +191,7 @@ def load_imagenet(data_dir=None, size=299):
         ValueError: If ImageNet is not prepared there, or in another format.
     """
     with extra("imagenet"):
+        import importlib_resources  # noqa: F401  TensorFlow Datasets needs it undeclared.
         import tensorflow_datasets as tfds
 
     builder = tfds.builder(BUILDER, data_dir=data_dir)
