@@ -1,5 +1,6 @@
 """Batch Renormalization (Ioffe 2017) for Keras 3."""
 
+import keras_brn.extras  # noqa: F401  isort: split  First: names a missing backend.
 from keras_brn.averaging import AveragedModel as AveragedModel
 from keras_brn.convert import renormalize as renormalize
 from keras_brn.convert import to_batch_normalization as to_batch_normalization

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_brn.kernels import compiled
 from keras_brn.layer import renorm_layers
 from keras_brn.statistics import StatisticsScope
 
@@ -171,7 +172,7 @@ class Probe:
                 model(x, training=True)
             return errors.by_path
 
-        self.errors = _compiled(errors)
+        self.errors = compiled(errors)
 
     def measure(self):
         values = [ops.convert_to_tensor(variable) for variable in self.variables]
@@ -226,22 +227,3 @@ class _ErrorsOfGroups(StatisticsScope):
             errors = [ops.where(valid, error, np.nan) for error in errors]
             errors = [ops.reshape(error, (-1, averages[0].shape[0])) for error in errors]
             self.by_path.setdefault(layer.path, []).append(errors)
-
-
-def _compiled(function):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, reduce_retracing=True)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import torch
-
-    def without_trace(*arguments):
-        # The dropout of Keras draws from PyTorch's own generators.
-        with torch.no_grad(), torch.random.fork_rng():
-            return function(*arguments)
-
-    return without_trace

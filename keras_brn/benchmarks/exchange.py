@@ -8,13 +8,16 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_brn.benchmarks.timing import with_spread
 from keras_brn.distribute.tensorflow import SharedStatistics
+from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.cluster import connect_workers, worker_rank
 from keras_brn.statistics import move_averages
+
+with extra("paper"):
+    import tensorflow as tf
 
 
 def main():

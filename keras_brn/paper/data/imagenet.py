@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_brn.extras import extra
 from keras_brn.paper.data.files import digest_of, write_arrays
 
 BUILDER = "imagenet2012:5.1.0"
@@ -150,7 +151,9 @@ def prepare_imagenet(manual_dir, data_dir=None):
                 "is missing"
             )
     _check_archives(manual_dir)
-    import tensorflow_datasets as tfds
+    with extra("imagenet"):
+        import importlib_resources  # noqa: F401  TensorFlow Datasets needs it undeclared.
+        import tensorflow_datasets as tfds
 
     config = tfds.download.DownloadConfig(manual_dir=str(manual_dir))
     builder = tfds.builder(BUILDER, data_dir=data_dir, file_format="array_record")
@@ -189,7 +192,9 @@ def load_imagenet(data_dir=None, size=299):
     Raises:
         ValueError: If ImageNet is not prepared there, or in another format.
     """
-    import tensorflow_datasets as tfds
+    with extra("imagenet"):
+        import importlib_resources  # noqa: F401  TensorFlow Datasets needs it undeclared.
+        import tensorflow_datasets as tfds
 
     builder = tfds.builder(BUILDER, data_dir=data_dir)
     folder = Path(builder.data_dir)

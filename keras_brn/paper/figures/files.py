@@ -1,7 +1,6 @@
 """The pictures that are kept, each with its runs, as far as there are runs."""
 
-from matplotlib.figure import Figure
-
+from keras_brn.extras import extra
 from keras_brn.paper.experiment import figure_4, figure_4_name, figure_5
 from keras_brn.paper.figures.choices import plot_alpha_and_ramp, plot_fine_tuning, plot_group_sizes
 from keras_brn.paper.figures.pages import plot_comparison, plot_few_labels
@@ -16,6 +15,9 @@ from keras_brn.paper.results.summaries import (
     summarize_group_sizes,
 )
 from keras_brn.plot import plot_correction
+
+with extra("paper"):
+    from matplotlib.figure import Figure
 
 
 def write_comparison(runs, number, out):
