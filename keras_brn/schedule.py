@@ -29,8 +29,10 @@ class RenormSchedule(keras.callbacks.Callback):
     in its logs: in `History`, and in `CSVLogger` and `TensorBoard` where these are listed after
     the schedule. A `fit` that ends before the ramp does is warned of.
 
-    In a loop of your own that has no callbacks, give the layers their ramp when they are made:
-    `BatchRenormalization(schedule=LinearRamp(...))`.
+    In a loop of your own give the layers their ramp when they are made, by
+    `BatchRenormalization(schedule=LinearRamp(...))`, or call `set_model(model)` and
+    `on_train_begin()` of this callback once. Where a step calls a layer several times, say so by
+    `layer.set_step(0, calls_per_step=k)`.
 
     Args:
         warmup_steps: Steps of plain batchnorm, with bounds of 1 and 0.
@@ -128,7 +130,7 @@ class RenormSchedule(keras.callbacks.Callback):
         self._calls = _CallsPerStep()
 
     def on_train_batch_begin(self, batch, logs=None):
-        if not self._calls.known:
+        if self.params and not self._calls.known:  # In `fit`, which counts the batches.
             self._calls.measure(batch, renorm_layers(self.model))
         if self.schedule is not None:
             self._follow_function(renorm_layers(self.model))

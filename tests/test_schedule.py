@@ -418,6 +418,26 @@ def test_ramp_for_a_run_has_the_shares_of_the_paper(total):
     np.testing.assert_allclose(counts / total, np.array([5, 40, 25]) / 130, atol=0.5 / total)
 
 
+def test_models_that_share_layers_do_not_pull_each_other_back():
+    """A GAN in the classical form of Keras: three steps of D, then one of G with D frozen."""
+    shared = BatchRenormalization()
+    d = compiled(keras.layers.Dense(4), shared)
+    shared.trainable = False
+    g = compiled(BatchRenormalization(), d)
+    shared.trainable = True
+    for model in (d, g):
+        schedule = RenormSchedule(*RAMP)
+        schedule.set_model(model)
+        schedule.on_train_begin()
+    for _ in range(4):
+        for _ in range(3):
+            schedule.on_train_batch_begin(0)
+            d.train_on_batch(X[:5], X[:5])
+        g.train_on_batch(X[:5], X[:5])
+    assert g.layers[0].step == 4
+    assert shared.step in (12, 16)  # As far as the backend takes it for frozen in the step of G.
+
+
 def test_train_on_batch():
     model = compiled(BatchRenormalization(schedule=LinearRamp(*RAMP)))
     bounds = []
