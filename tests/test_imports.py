@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from keras_brn.extras import BACKENDS
-from keras_brn.paper import cluster, data
-from keras_brn.paper.data import glyphs, imagenet
+from keras_brn.paper import cluster
+from keras_brn.paper.data import glyphs, imagenet, sampling, tiny_imagenet
 
 pytestmark = pytest.mark.once
 
@@ -62,7 +62,10 @@ def test_further_packages_are_imported_within_their_extra(name):
 @pytest.mark.parametrize(
     "extra, missing, use",
     [
-        ("paper", "tensorflow", lambda: importlib.reload(data)),
+        ("paper", "tensorflow", lambda: sampling.batches(None, 4, 1, seed=0)),
+        ("paper", "tensorflow", lambda: sampling.in_order(None, 4)),
+        ("paper", "tensorflow", lambda: glyphs._warp([], 1.0, None)),
+        ("paper", "tensorflow", lambda: tiny_imagenet._decode_tiny_imagenet(None, 32)),
         ("paper", "tensorflow", cluster.connect_workers),
         ("paper", "matplotlib", lambda: importlib.reload(glyphs)),
         ("paper", "PIL", lambda: importlib.reload(glyphs)),

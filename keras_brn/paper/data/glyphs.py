@@ -122,7 +122,8 @@ def _render_round(templates, difficulty, rng):
 
 def _warp(glyphs, difficulty, rng):
     """Maps the templates to `SIZE` pixels by random affine maps."""
-    import tensorflow as tf  # A fast warp, and the same whatever the backend of Keras.
+    with extra("paper"):
+        import tensorflow as tf  # A fast warp, and the same whatever the backend of Keras.
 
     n = len(glyphs)
     angle = rng.normal(0, 0.13, n) * difficulty
