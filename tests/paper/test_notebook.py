@@ -76,8 +76,13 @@ def _execute(name, folder, parameters):
 SMALL = {
     "IMAGENET": {"size": 32},
     "CHANGES": {
-        **{"network": "small_inception", "width": 1, "auxiliary_weight": 0, "dropout": 0},
-        **{"batch_size": 64, "steps": 4, "evaluations": 2},
+        "network": "small_inception",
+        "width": 1,
+        "auxiliary_weight": 0,
+        "dropout": 0,
+        "batch_size": 64,
+        "steps": 4,
+        "evaluations": 2,
     },
     "BACKUPS": 2,
 }
