@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import pytest
 from example_runs import RESULTS, RUNS
 from matplotlib.figure import Figure
@@ -16,8 +15,7 @@ from keras_brn.paper.results import (
     summarize_figure,
 )
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
+pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("figure", [1, 2, 3])

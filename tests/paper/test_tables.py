@@ -1,6 +1,5 @@
 """Tables of summaries, beside the paper's numbers."""
 
-import keras
 import pytest
 from example_runs import RUNS, example_run
 
@@ -23,8 +22,7 @@ from keras_brn.paper.results.tables import (
     with_epsilon,
 )
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
+pytestmark = pytest.mark.once
 
 
 def rows(figure, summary):

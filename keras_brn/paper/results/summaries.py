@@ -146,11 +146,11 @@ def _share(values, bottoms, tops):
 
 def _at_the_end(curves, names, key):
     """Estimates of the last value of a curve that not all runs have."""
-    found = {
+    final = {
         name: {seed: run[key][-1] for seed, run in curves.get(name, {}).items() if key in run}
         for name in names
     }
-    return {name: accuracy_interval(by_seed) for name, by_seed in found.items() if by_seed}
+    return {name: accuracy_interval(by_seed) for name, by_seed in final.items() if by_seed}
 
 
 def summarize_group_sizes(runs):
