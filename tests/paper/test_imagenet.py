@@ -14,10 +14,6 @@ from keras_brn.benchmarks import input as throughput
 from keras_brn.paper.data import imagenet
 from keras_brn.paper.data.sampling import batches, in_order
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="The same on every backend."
-)
-
 
 @pytest.fixture
 def small(imagenet_folder, monkeypatch):

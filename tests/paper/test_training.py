@@ -24,6 +24,8 @@ from keras_brn.paper.training.recorder import Recorder
 from keras_brn.paper.training.run import Run
 from keras_brn.paper.training.trainer import continue_dropout
 
+pytestmark = pytest.mark.each_backend
+
 # The same code on every backend, most of it compilation.
 once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
 SMALL = {"steps": 12, "evaluations": 3, "batch_size": 32, "width": 1, "seed": 3}
