@@ -40,6 +40,7 @@ def small(run, **changes):
     return scaled(run, **{**SMALL, **changes})
 
 
+@pytest.mark.once
 def test_network_takes_its_normalization_as_a_value():
     for normalization in (BatchRenormalization, keras.layers.BatchNormalization):
         model = small_inception(normalization, (32, 32, 3), classes=7, width=2)
@@ -54,6 +55,7 @@ def test_network_takes_its_normalization_as_a_value():
         assert deepest[id(model.output)] == 15
 
 
+@pytest.mark.once
 def test_the_runs_differ_in_what_the_paper_compares():
     for runs, expected in (
         (figure_1(), {"name", "normalization"}),
@@ -66,6 +68,7 @@ def test_the_runs_differ_in_what_the_paper_compares():
             assert expected == {k for k in values[0] if len({run[k] for run in values}) > 1}
 
 
+@pytest.mark.once
 def test_the_protocol_is_the_papers(images):
     run = small(figure_2()[2])
     model = network.compiled_model(run, images)
@@ -94,6 +97,7 @@ def test_the_protocol_is_the_papers(images):
     assert len(convolutions) == 24
 
 
+@pytest.mark.once
 def test_scaling_keeps_the_places_in_the_run():
     ours = scaled(Experiment(), 1_300)
     assert (ours.warmup_steps, ours.r_max_steps, ours.d_max_steps) == (50, 400, 250)
