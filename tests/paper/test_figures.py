@@ -1,6 +1,5 @@
 """Pictures show the runs that they are given."""
 
-import keras
 import numpy as np
 import pytest
 from example_runs import RUNS, example_run
@@ -23,9 +22,6 @@ from keras_brn.paper.figures.style import STYLES, spread_out
 from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results import load_figure, runs_by_steps
 from keras_brn.paper.results.comparisons import COMPARISONS, NORMALIZATIONS_BY_GROUP_SIZE
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 
 
 def lines(axes, name):

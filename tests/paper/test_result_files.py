@@ -2,7 +2,6 @@
 
 import json
 
-import keras
 import pytest
 from example_runs import RESULTS, RUNS
 from matplotlib.figure import Figure
@@ -15,9 +14,6 @@ from keras_brn.paper.results import (
     save_figure,
     summarize_figure,
 )
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 
 
 @pytest.mark.parametrize("figure", [1, 2, 3])

@@ -2,15 +2,12 @@
 
 import json
 
-import keras
 import numpy as np
 import pytest
 from scipy import stats
 
 from keras_brn.paper.results.statistics import difference_interval, mean_interval, ratio_interval
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 TRIALS = 2_000
 MEAN, DEVIATION = 0.9, 0.002  # Of an accuracy over the seeds.
 SEEDS = pytest.mark.parametrize("seeds", [2, 3, 5])

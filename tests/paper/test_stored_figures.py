@@ -3,11 +3,8 @@
 import json
 from pathlib import Path
 
-import keras
 import pytest
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 FIGURES = Path(__file__).parents[2] / "figures"
 
 # These files hold runs of a changed working tree, which nobody can get back. They are known and

@@ -1,6 +1,5 @@
 """What is computed from the runs of a figure."""
 
-import keras
 import pytest
 from example_runs import RUNS, example_run
 
@@ -14,9 +13,6 @@ from keras_brn.paper.results import (
 )
 from keras_brn.paper.results.runs import runs_by_seed
 from keras_brn.paper.results.summaries import first_reached
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 
 
 def by_seed(*curves):

@@ -1,6 +1,5 @@
 """Tables of summaries, beside the paper's numbers."""
 
-import keras
 import pytest
 from example_runs import RUNS, example_run
 
@@ -22,9 +21,6 @@ from keras_brn.paper.results.tables import (
     format_ratio,
     with_epsilon,
 )
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 
 
 def rows(figure, summary):

@@ -26,8 +26,6 @@ from keras_brn.paper.training.trainer import continue_dropout
 
 pytestmark = pytest.mark.each_backend
 
-# The same code on every backend, most of it compilation.
-once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
 SMALL = {"steps": 12, "evaluations": 3, "batch_size": 32, "width": 1, "seed": 3}
 
 
@@ -105,7 +103,7 @@ def test_scaling_keeps_the_places_in_the_run():
     assert scaled(Experiment(), 1_300, alpha=0.5).alpha == 0.5
 
 
-@once
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [figure_2()[2], figure_3()[2]], ids=lambda run: run.name)
 def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
@@ -203,7 +201,7 @@ def test_a_checkpoint_of_another_configuration_or_of_other_images_is_refused(
     assert resumed["step"] == [4, 8, 12] and len(resumed["accuracy"]) == 3
 
 
-@once
+@pytest.mark.once
 def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp_path, monkeypatch):
     monkeypatch.setattr(network, "small_inception", tiny)
     run = small(figure_1()[1])
@@ -212,7 +210,7 @@ def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp
         train(run, images, tmp_path, verbose=0)
 
 
-@once
+@pytest.mark.once
 def test_a_run_that_another_process_trains_is_refused_until_that_ends(
     images, tmp_path, monkeypatch
 ):
@@ -260,6 +258,7 @@ def test_accuracy_of_training_images_is_that_of_each_image_classified_alone(imag
     assert accuracy == pytest.approx(np.mean(chosen % 3 != 0), abs=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "side, batch_size, expected", [(299, 32, 32), (299, 4, 5), (32, 128, 500), (32, 2048, 2048)]
 )
@@ -294,7 +293,7 @@ def test_other_backups_are_refused(images, tmp_path, monkeypatch):
     assert train(run, images, tmp_path, verbose=0, backups=4)["step"] == [4, 8, 12]
 
 
-@once
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, monkeypatch):
     monkeypatch.setattr(network, "small_inception", tiny)
@@ -332,7 +331,7 @@ def test_evaluation_with_the_statistics_of_test_minibatches(images):
     assert minibatches.accuracy(moved) == minibatches.accuracy(weights)
 
 
-@once
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["group_norm", "layer_norm"])
 def test_other_normalizations(images, tmp_path, normalization):
@@ -340,6 +339,7 @@ def test_other_normalizations(images, tmp_path, normalization):
     assert train(run, images, tmp_path, verbose=0)["step"] == [12]
 
 
+@pytest.mark.once
 def test_what_cannot_be_run_is_refused(images, tmp_path):
     run = small(figure_1()[0])
     config = {"data": "shades", **dataclasses.asdict(run)}
