@@ -85,10 +85,10 @@ class Bounds:
 
         `None` where the count may not be a number: under `torch.compile` and `torch.func`.
         """
-        import torch
+        from keras_brn.kernels.torch import is_compiling
 
         count = self.calls.value
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return None
         known = self._host_count
         if known is not None and known[0] is count and known[1] == count._version:

@@ -61,6 +61,7 @@ def test_example():
     assert (names["model"].layers[2].step, names["model"].layers[2].r_max) == (80, 3)
 
 
+@pytest.mark.once
 def test_tables_are_those_of_the_stored_figures():
     """With their headings; a table of the README may leave out rows."""
     made = [set(table.splitlines()) for table in stored_tables(FIGURES).values()]
@@ -70,6 +71,7 @@ def test_tables_are_those_of_the_stored_figures():
         assert any(lines.issuperset(table) for lines in made), table[0]
 
 
+@pytest.mark.once
 def test_intervals_in_the_text_stand_in_a_table():
     made = "\n".join(stored_tables(FIGURES).values())
     text = re.sub(r"^\|.*", "", EVIDENCE, flags=re.MULTILINE)

@@ -4,6 +4,8 @@ import torch
 
 from keras_brn.kernels.normalization import Normalization
 
+is_compiling = torch.compiler.is_compiling
+
 
 def compiled(function):
     """`function` without a gradient, and with random numbers of its own."""

@@ -23,8 +23,6 @@ from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results import load_figure, runs_by_steps
 from keras_brn.paper.results.comparisons import COMPARISONS, NORMALIZATIONS_BY_GROUP_SIZE
 
-pytestmark = pytest.mark.once
-
 
 def lines(axes, name):
     """The data of the lines of a contender: of each seed, of the mean, and of the points."""

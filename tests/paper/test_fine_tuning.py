@@ -21,9 +21,6 @@ from keras_brn.paper.fine_tuning import (
 )
 from keras_brn.paper.records import run_lock
 
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
-
 
 @pytest.fixture(scope="module")
 def images():

@@ -15,10 +15,6 @@ from keras_brn.paper.data import imagenet
 from keras_brn.paper.data.imagenet import checks
 from keras_brn.paper.data.sampling import batches, in_order
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="The same on every backend."
-)
-
 
 @pytest.fixture
 def small(imagenet_folder, monkeypatch):

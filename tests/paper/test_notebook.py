@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import keras
 import nbformat
 import numpy as np
 import papermill
@@ -40,8 +39,6 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name != "figure1"])
 def test_notebook_runs(tmp_path, name):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("The same code on every backend, most of it compilation.")
     parameters, runs, row = EXPECTED[name]
     if runs is not None:
         parameters = {**parameters, "RESULTS": str(tmp_path / "results")}
@@ -54,8 +51,6 @@ def test_notebook_runs(tmp_path, name):
 @pytest.mark.long
 @pytest.mark.parametrize("name, runs, width", [("figure4", 9, 1), ("figure5", 14, 8)])
 def test_notebook_trains_anew(tmp_path, name, runs, width):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("The same code on every backend, most of it compilation.")
     parameters = {**FIGURE, "TRAIN": True, "RESULTS": str(tmp_path / "results")}
     parameters["CHANGES"] = {**FIGURE["CHANGES"], "width": width}  # Group norm has 8 groups.
     _execute(name, tmp_path, parameters)
@@ -105,8 +100,6 @@ INCEPTION = {
 def test_workers_run_a_notebook_on_imagenet(
     tmp_path, name, small, runs, imagenet_folder, monkeypatch
 ):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("MultiWorkerMirroredStrategy is TensorFlow's.")
     monkeypatch.setenv("XDG_CACHE_HOME", str(imagenet_folder / "cache"))
     folder = shutil.copytree(imagenet_folder / "data", tmp_path / "data")
     if name == "figure3":  # It evaluates on pairs of a label, which 20 validation images have not.

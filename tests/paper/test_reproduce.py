@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import pytest
 from matplotlib.figure import Figure
 
 from keras_brn.paper import reproduce
@@ -13,7 +12,6 @@ from keras_brn.paper.reproduce import planned_runs, take_over_runs
 from keras_brn.paper.results import as_runs, save_figure
 from keras_brn.paper.training import completed_result, store_result
 
-pytestmark = pytest.mark.once
 FIGURES = Path(__file__).parents[2] / "figures"
 SMALL = {"evaluations": 3, "seed": 3}
 

@@ -15,8 +15,6 @@ from keras_brn.paper.results import (
     summarize_figure,
 )
 
-pytestmark = pytest.mark.once
-
 
 @pytest.mark.parametrize("figure", [1, 2, 3])
 def test_a_figure_travels_with_its_data(tmp_path, figure):

@@ -8,7 +8,6 @@ from scipy import stats
 
 from keras_brn.paper.results.statistics import difference_interval, mean_interval, ratio_interval
 
-pytestmark = pytest.mark.once
 TRIALS = 2_000
 MEAN, DEVIATION = 0.9, 0.002  # Of an accuracy over the seeds.
 SEEDS = pytest.mark.parametrize("seeds", [2, 3, 5])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.once
 FIGURES = Path(__file__).parents[2] / "figures"
 
 # These files hold runs of a changed working tree, which nobody can get back. They are known and

@@ -14,8 +14,6 @@ from keras_brn.paper.results import (
 from keras_brn.paper.results.runs import runs_by_seed
 from keras_brn.paper.results.summaries import first_reached
 
-pytestmark = pytest.mark.once
-
 
 def by_seed(*curves):
     return {seed: example_run("", curve, seed) for seed, curve in enumerate(curves)}

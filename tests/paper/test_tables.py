@@ -22,8 +22,6 @@ from keras_brn.paper.results.tables import (
     with_epsilon,
 )
 
-pytestmark = pytest.mark.once
-
 
 def rows(figure, summary):
     lines = figure_table(figure, {"ours": summary}).splitlines()

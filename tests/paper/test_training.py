@@ -24,8 +24,8 @@ from keras_brn.paper.training.recorder import Recorder
 from keras_brn.paper.training.run import Run
 from keras_brn.paper.training.trainer import continue_dropout
 
-# The same code on every backend, most of it compilation.
-once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
+pytestmark = pytest.mark.each_backend
+
 SMALL = {"steps": 12, "evaluations": 3, "batch_size": 32, "width": 1, "seed": 3}
 
 
@@ -38,6 +38,7 @@ def small(run, **changes):
     return scaled(run, **{**SMALL, **changes})
 
 
+@pytest.mark.once
 def test_network_takes_its_normalization_as_a_value():
     for normalization in (BatchRenormalization, keras.layers.BatchNormalization):
         model = small_inception(normalization, (32, 32, 3), classes=7, width=2)
@@ -52,6 +53,7 @@ def test_network_takes_its_normalization_as_a_value():
         assert deepest[id(model.output)] == 15
 
 
+@pytest.mark.once
 def test_the_runs_differ_in_what_the_paper_compares():
     for runs, expected in (
         (figure_1(), {"name", "normalization"}),
@@ -64,6 +66,7 @@ def test_the_runs_differ_in_what_the_paper_compares():
             assert expected == {k for k in values[0] if len({run[k] for run in values}) > 1}
 
 
+@pytest.mark.once
 def test_the_protocol_is_the_papers(images):
     run = small(figure_2()[2])
     model = network.compiled_model(run, images)
@@ -92,6 +95,7 @@ def test_the_protocol_is_the_papers(images):
     assert len(convolutions) == 24
 
 
+@pytest.mark.once
 def test_scaling_keeps_the_places_in_the_run():
     ours = scaled(Experiment(), 1_300)
     assert (ours.warmup_steps, ours.r_max_steps, ours.d_max_steps) == (50, 400, 250)
@@ -99,7 +103,7 @@ def test_scaling_keeps_the_places_in_the_run():
     assert scaled(Experiment(), 1_300, alpha=0.5).alpha == 0.5
 
 
-@once
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [figure_2()[2], figure_3()[2]], ids=lambda run: run.name)
 def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
@@ -197,7 +201,7 @@ def test_a_checkpoint_of_another_configuration_or_of_other_images_is_refused(
     assert resumed["step"] == [4, 8, 12] and len(resumed["accuracy"]) == 3
 
 
-@once
+@pytest.mark.once
 def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp_path, monkeypatch):
     monkeypatch.setattr(network, "small_inception", tiny)
     run = small(figure_1()[1])
@@ -206,7 +210,7 @@ def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp
         train(run, images, tmp_path, verbose=0)
 
 
-@once
+@pytest.mark.once
 def test_a_run_that_another_process_trains_is_refused_until_that_ends(
     images, tmp_path, monkeypatch
 ):
@@ -254,6 +258,7 @@ def test_accuracy_of_training_images_is_that_of_each_image_classified_alone(imag
     assert accuracy == pytest.approx(np.mean(chosen % 3 != 0), abs=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "side, batch_size, expected", [(299, 32, 32), (299, 4, 5), (32, 128, 500), (32, 2048, 2048)]
 )
@@ -288,7 +293,7 @@ def test_other_backups_are_refused(images, tmp_path, monkeypatch):
     assert train(run, images, tmp_path, verbose=0, backups=4)["step"] == [4, 8, 12]
 
 
-@once
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, monkeypatch):
     monkeypatch.setattr(network, "small_inception", tiny)
@@ -326,7 +331,7 @@ def test_evaluation_with_the_statistics_of_test_minibatches(images):
     assert minibatches.accuracy(moved) == minibatches.accuracy(weights)
 
 
-@once
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["group_norm", "layer_norm"])
 def test_other_normalizations(images, tmp_path, normalization):
@@ -334,6 +339,7 @@ def test_other_normalizations(images, tmp_path, normalization):
     assert train(run, images, tmp_path, verbose=0)["step"] == [12]
 
 
+@pytest.mark.once
 def test_what_cannot_be_run_is_refused(images, tmp_path):
     run = small(figure_1()[0])
     config = {"data": "shades", **dataclasses.asdict(run)}

@@ -10,7 +10,11 @@ import functools
 import math
 
 import numpy as np
-from scipy import stats
+
+from keras_brn.extras import extra
+
+with extra("paper"):
+    from scipy import stats
 
 CONFIDENCE = 0.95
 
