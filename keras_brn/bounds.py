@@ -34,7 +34,8 @@ class Bounds:
         self.fixed = None  # A pair in the place of all that, until `set` is called.
         self._step, self._calls_per_step = 0, 1  # Until there are variables.
         self.calls = self.calls_per_step = self._coefficients = None
-        self._host_count = None  # PyTorch: (tensor, version, value) of `calls`.
+        # PyTorch: (tensor, version, value) of `calls`, and the ramp.
+        self._host_count, self._host_values = None, self._values().tolist()
 
     def build(self, layer, dtype):
         """Gives `layer` the variables `calls` and `calls_per_step`, (), and the ramp's, (3, 2).
@@ -68,9 +69,8 @@ class Bounds:
         if keras.backend.backend() == "torch":
             calls = self._calls_on_the_host()
             if calls is not None:
-                bounds = self._at(calls // self._calls_per_step)
                 self._count_on_the_host(calls)
-                return bounds
+                return self._on_the_host(calls // self._calls_per_step)
         calls = ops.convert_to_tensor(self.calls)
         step = ops.floor(calls / ops.convert_to_tensor(self.calls_per_step))
         slope, intercept, final = ops.unstack(ops.convert_to_tensor(self._coefficients), num=3)
@@ -100,9 +100,14 @@ class Bounds:
             return None
 
     def _count_on_the_host(self, calls):
-        self.calls.assign_add(1)
+        self.calls.assign(self.calls.value + 1.0)  # One native operation; `assign_add` has more.
         count = self.calls.value
         self._host_count = (count, count._version, calls + 1)
+
+    def _on_the_host(self, step):
+        """As on the device, in Python numbers."""
+        (slope, intercept, final), low = self._host_values, (1.0, 0.0)
+        return tuple(min(max(slope[k] * step + intercept[k], low[k]), final[k]) for k in (0, 1))
 
     def _values(self):
         if self.fixed is not None:
@@ -171,6 +176,7 @@ class Bounds:
         if self._coefficients is not None:
             _attached(self._coefficients)  # Or an error, before anything changes.
         self.final, self.ramp, self.fixed = final, ramp, fixed
+        self._host_values = self._values().tolist()
         if self._coefficients is not None:
             self._coefficients.assign(self._values())
 
