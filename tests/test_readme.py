@@ -1,4 +1,4 @@
-"""The examples of the README, as they stand there."""
+"""The examples and numbers of the README and of the pages that it links to, as they stand there."""
 
 import re
 import subprocess
@@ -9,11 +9,14 @@ import pytest
 
 from keras_brn.paper.results import stored_tables
 
-FIGURES = Path(__file__).parent.parent / "figures"
-README = (FIGURES.parent / "README.md").read_text()
-SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE))
-EVIDENCE = SECTIONS["Fine-tune"] + SECTIONS["Evidence"]
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "figures"
+README, EVIDENCE = ((folder / "README.md").read_text() for folder in (ROOT, FIGURES))
+PAGES = [
+    README,
+    *((ROOT / "notebooks" / f"{name}.md").read_text() for name in ("devices", "cluster")),
+]
+EXAMPLES = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
 BEFORE = """
 import keras, numpy as np
 from keras_brn import *
@@ -63,19 +66,20 @@ def test_example():
 
 @pytest.mark.once
 def test_tables_are_those_of_the_stored_figures():
-    """With their headings; a table of the README may leave out rows."""
+    """With their headings; a table may leave out rows."""
     made = [set(table.splitlines()) for table in stored_tables(FIGURES).values()]
-    shown = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", EVIDENCE, re.MULTILINE)]
+    figures = EVIDENCE[EVIDENCE.index("\n## Figures") : EVIDENCE.index("\n## Speed")]
+    shown = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", figures, re.MULTILINE)]
     assert len(shown) == 5 and min(map(len, shown)) >= 6
     for table in shown:
         assert any(lines.issuperset(table) for lines in made), table[0]
 
 
 @pytest.mark.once
-def test_intervals_in_the_text_stand_in_a_table():
+@pytest.mark.parametrize("page", [README, EVIDENCE], ids=["README", "figures"])
+def test_intervals_stand_in_a_table_of_the_stored_figures(page):
     made = "\n".join(stored_tables(FIGURES).values())
-    text = re.sub(r"^\|.*", "", EVIDENCE, flags=re.MULTILINE)
-    intervals = re.findall(r"[+-]?[\d.]+ \[[^\]]*\d\]", text)
+    intervals = re.findall(r"[+-]?[\d.]+ \[[^\]]*\d\]", page)
     assert len(intervals) >= 2
     assert [interval for interval in intervals if interval not in made] == []
 

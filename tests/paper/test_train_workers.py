@@ -181,13 +181,13 @@ def test_without_a_cluster_there_is_no_strategy(monkeypatch):
 
 
 def test_kubernetes():
-    """The README's job gives each of its pods the addresses of all."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (setting,) = re.findall(r"export TF_CONFIG=.*", readme)
-    (addresses,) = re.findall(r"workers=.*seq.*", readme)
+    """The job of the page on clusters gives each of its pods the addresses of all."""
+    page = (Path(__file__).parents[2] / "notebooks" / "cluster.md").read_text()
+    (setting,) = re.findall(r"export TF_CONFIG=.*", page)
+    (addresses,) = re.findall(r"workers=.*seq.*", page)
     script = f"{addresses}\n{setting}\nprintenv TF_CONFIG"
     environment = {**os.environ, "WORKERS": "3", "JOB_COMPLETION_INDEX": "2"}
-    assert "backoffLimit: 10000" in readme  # A restart of any worker counts; the default is 6.
+    assert "backoffLimit: 10000" in page  # A restart of any worker counts; the default is 6.
     said = subprocess.run(
         ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
     ).stdout
