@@ -3,6 +3,8 @@
 A test for each of them tells on the day it goes (`tests/test_keras_internals.py`).
 """
 
+import keras
+
 
 def flatten_layers(model, recursive=True):
     """All layers in a model, itself included; each once, also if it is shared.
@@ -11,6 +13,37 @@ def flatten_layers(model, recursive=True):
     that are not models.
     """
     return list(model._flatten_layers(recursive=recursive))
+
+
+def check_trainer(model):
+    """Refuses a Keras whose trainer has not the methods that `take_steps_by` overrides."""
+    overridden = ("make_train_function", "make_test_function")
+    missing = [name for name in overridden if not hasattr(type(model), name)]
+    if missing:
+        raise RuntimeError(
+            f"`multi_worker` overrides {missing}, which this trainer does not have. "
+            f"Received: keras {keras.__version__}"
+        )
+
+
+def take_steps_by(model, distributed):
+    """Lets `fit` and `evaluate` call `distributed(step)`, a function of an iterator over batches.
+
+    `make_train_function` and `make_test_function` are there to be overridden, but what they must
+    leave behind, `train_function` and `test_function`, is not documented. Without them: a loop
+    in the place of `fit`.
+    """
+
+    def make_train_function(force=False):
+        if model.train_function is None or force:
+            model.train_function = distributed(model.train_step)
+
+    def make_test_function(force=False):
+        if model.test_function is None or force:
+            model.test_function = distributed(model.test_step)
+
+    vars(model)["make_train_function"] = make_train_function
+    vars(model)["make_test_function"] = make_test_function
 
 
 def build_no_more(model):

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from keras_brn.keras_internals import build_no_more, flatten_layers, is_detached
+from keras_brn.keras_internals import build_no_more, flatten_layers, is_detached, take_steps_by
 
 
 def test_flatten_layers_goes_into_what_holds_layers_and_takes_each_once():
@@ -20,6 +20,26 @@ def test_fit_builds_a_model_no_more():
     assert hasattr(model, "_maybe_symbolic_build")
     build_no_more(model)
     assert model._maybe_symbolic_build(iterator=None) is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="For TensorFlow.")
+def test_fit_and_evaluate_take_the_steps_that_they_are_given():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    steps = []
+
+    def distributed(step):
+        def function(iterator):
+            steps.append(step.__name__)
+            return step(next(iterator))
+
+        return function
+
+    take_steps_by(model, distributed)
+    model.compile("sgd", "mse", run_eagerly=True)
+    x = keras.ops.ones((8, 3))
+    model.fit(x, x, batch_size=4, verbose=0)
+    model.evaluate(x, x, batch_size=8, verbose=0)
+    assert steps == ["train_step", "train_step", "test_step"]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="For JAX.")

@@ -16,10 +16,8 @@ import functools
 import keras
 from keras import ops
 
-from keras_brn.keras_internals import build_no_more
+from keras_brn.keras_internals import build_no_more, check_trainer, take_steps_by
 from keras_brn.statistics import StatisticsScope, mean_over_groups
-
-_OVERRIDDEN = ("make_train_function", "make_test_function", "fit", "evaluate")
 
 
 def multi_worker(model):
@@ -63,21 +61,12 @@ def multi_worker(model):
             "`keras.distribution` for JAX. "
             f"Received: backend={keras.backend.backend()}"
         )
-    missing = [name for name in _OVERRIDDEN if not hasattr(type(model), name)]
-    if missing:
-        raise RuntimeError(
-            f"`multi_worker` overrides {missing}, which this trainer does not have. "
-            f"Received: keras {keras.__version__}"
-        )
+    check_trainer(model)
     _check_scope(model)
-    own = {
-        "make_train_function": functools.partial(_make_train_function, model),
-        "make_test_function": functools.partial(_make_test_function, model),
-        "fit": functools.partial(_fit, model),
-        "evaluate": functools.partial(_evaluate, model),
-    }
-    vars(model).update(own)
+    take_steps_by(model, functools.partial(_distributed, model))
     build_no_more(model)
+    vars(model)["fit"] = functools.partial(_fit, model)
+    vars(model)["evaluate"] = functools.partial(_evaluate, model)
     return model
 
 
@@ -134,16 +123,6 @@ def _check_sharded(model, name, x):
         "`tf.data.Dataset`, or `strategy.distribute_datasets_from_function`. "
         f"Received: {name} = {received}"
     )
-
-
-def _make_train_function(model, force=False):
-    if model.train_function is None or force:
-        model.train_function = _distributed(model, model.train_step)
-
-
-def _make_test_function(model, force=False):
-    if model.test_function is None or force:
-        model.test_function = _distributed(model, model.test_step)
 
 
 def _distributed(model, step):
