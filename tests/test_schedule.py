@@ -131,6 +131,23 @@ def test_shared_frozen_and_nested_layers():
     assert [layer.step for layer in renorm_layers(model)] == [16, 16, 16]
 
 
+def test_steps_that_accumulate_gradients_count():
+    model = compiled(BatchRenormalization())
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=4), "mse")
+    np.testing.assert_allclose(fit(model, RenormSchedule(*RAMP)), expected(range(8)), rtol=1e-6)
+    assert model.layers[0].step == 8
+
+
+def test_steps_whose_update_is_skipped_count():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = compiled(BatchRenormalization(), keras.layers.Dense(4, dtype="float32"))
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1e30)
+    model.compile(optimizer, "mse")
+    kernel = ops.convert_to_numpy(model.layers[1].kernel).copy()
+    np.testing.assert_allclose(fit(model, RenormSchedule(*RAMP)), expected(range(8)), rtol=1e-6)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.layers[1].kernel), kernel)
+
+
 @pytest.mark.parametrize("when", [0, 1, 5])
 @pytest.mark.parametrize("first", [True, False])
 def test_training_inside_a_callback_goes_on_with_the_ramp(when, first):
