@@ -4,8 +4,9 @@
     python -m keras_brn.paper.launch --workers 4 -m package.module [arguments]
 
 Each gets the environment variable `TF_CONFIG` that names all of them; `%t` in an argument becomes
-its number. With `--gpus 1` each has one GPU of its own, where else all would take all. If one
-fails, the others are ended, too. The output of all is shown, the lines of worker k after "k: ".
+its number. With `--gpus 1` each has one GPU of its own, where else all would take all: if
+CUDA_VISIBLE_DEVICES is set, of those that it names. If one worker fails, the others are ended, too.
+The output of all is shown, the lines of worker k after "k: ".
 """
 
 import argparse
@@ -42,16 +43,16 @@ def start(command, workers, gpus=None):
         command: List of strings, in which `%t` becomes the worker's number.
         workers: Number of workers.
         gpus: Number of GPUs of each; `None`: all.
+
+    Raises:
+        ValueError: If there are not so many GPUs in the environment variable CUDA_VISIBLE_DEVICES.
     """
     started = []
+    visible = visible_gpus(workers, gpus)
     for index, tf_config in enumerate(tf_configs(workers)):
-        visible = {}
-        if gpus is not None:
-            own = range(index * gpus, (index + 1) * gpus)
-            visible["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own))
         process = subprocess.Popen(
             [argument.replace("%t", str(index)) for argument in command],
-            env={**os.environ, "TF_CONFIG": tf_config, **visible},
+            env={**os.environ, "TF_CONFIG": tf_config, **visible[index]},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,6 +62,32 @@ def start(command, workers, gpus=None):
         thread.start()
         started.append((process, thread))
     return started
+
+
+def visible_gpus(workers, gpus):
+    """Of each worker a dict of the environment variable that shows it so many GPUs of its own.
+
+    They are taken in turn from those that this process sees: CUDA_VISIBLE_DEVICES names them by
+    number or by identifier; where it is not set, they are numbered from 0.
+    """
+    if gpus is None:
+        return [{}] * workers
+    if gpus < 0:
+        raise ValueError(f"`gpus` must be at least 0. Received: gpus={gpus}")
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        names = [str(number) for number in range(workers * gpus)]
+    else:
+        names = [name.strip() for name in seen.split(",") if name.strip()]
+        if "-1" in names:  # CUDA sees what stands before it.
+            names = names[: names.index("-1")]
+    if len(names) < workers * gpus:
+        raise ValueError(
+            "`workers * gpus` must be at most the number of GPUs that CUDA_VISIBLE_DEVICES names. "
+            f"Received: workers={workers}, gpus={gpus}, CUDA_VISIBLE_DEVICES={seen!r}"
+        )
+    own = [names[worker * gpus : (worker + 1) * gpus] for worker in range(workers)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(of_worker)} for of_worker in own]
 
 
 def _show(index, lines):
@@ -93,7 +120,11 @@ def main():
     if options.workers < 1 or not options.program:
         parser.error("give a number of workers, at least 1, and a program")
     program = ["-m", *options.program] if options.m else options.program
-    return wait(start([sys.executable, *program], options.workers, options.gpus))
+    try:
+        started = start([sys.executable, *program], options.workers, options.gpus)
+    except ValueError as error:
+        parser.error(error)
+    return wait(started)
 
 
 if __name__ == "__main__":

@@ -289,6 +289,17 @@ def test_the_files_of_the_data_set_are_allowed_before_any_is_read(imagenet_folde
         imagenet.load_imagenet(imagenet_folder / "data")
 
 
+def test_open_files_are_allowed_before_the_official_archives_are_converted(tmp_path, monkeypatch):
+    for name, size in ((TRAIN, 147_897_477_120), (VALIDATION, 6_744_924_160)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # Of which the disk holds nothing.
+    allowed = []
+    monkeypatch.setattr(preparing, "count_images", lambda *_: imagenet.OFFICIAL_IMAGES)
+    monkeypatch.setattr(preparing, "allow_open_files", allowed.append)
+    preparing._check_archives(tmp_path, IDS, images=None)
+    assert 1_024 + 64 <= allowed[0] < 1_200
+
+
 def test_what_a_killed_preparation_has_left_is_removed(folder, tmp_path, monkeypatch):
     unfinished = tmp_path / "data" / "imagenet2012" / "incomplete.ABC123_5.1.0"
     other = tmp_path / "data" / "imagenet2012" / "incomplete.ABC123_5.0.0"

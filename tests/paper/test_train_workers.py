@@ -13,7 +13,7 @@ import pytest
 import worker_program
 
 from keras_brn.paper.cluster import _slurm_tf_config, connect_workers, worker_rank
-from keras_brn.paper.launch import free_addresses, start, wait
+from keras_brn.paper.launch import free_addresses, start, visible_gpus, wait
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(worker_program.__file__)
@@ -133,11 +133,44 @@ def output_of(program, tmp_path, *options, arguments=()):
     return ended.returncode, ended.stdout
 
 
-def test_launcher_passes_on_what_the_workers_say(tmp_path):
+@pytest.mark.parametrize(
+    "seen, gpus, expected",
+    [
+        (None, 2, ["0,1", "2,3"]),
+        ("4,5,6,7", 2, ["4,5", "6,7"]),
+        ("6, 4,5", 1, ["6", "4"]),
+        ("GPU-ab,MIG-cd", 1, ["GPU-ab", "MIG-cd"]),
+        ("4,5", 0, ["", ""]),
+    ],
+)
+def test_each_worker_has_gpus_of_those_that_are_visible(monkeypatch, seen, gpus, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert visible_gpus(2, gpus) == [{"CUDA_VISIBLE_DEVICES": own} for own in expected]
+    assert visible_gpus(2, None) == [{}, {}]
+
+
+@pytest.mark.parametrize("seen", ["", "-1", "3", "3,-1,4"])
+def test_more_gpus_than_are_visible_are_refused(monkeypatch, tmp_path, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    with pytest.raises(ValueError, match=f"workers=2, gpus=1, CUDA_VISIBLE_DEVICES='{seen}'"):
+        visible_gpus(2, 1)
+    with pytest.raises(ValueError, match="gpus=-1"):
+        visible_gpus(2, -1)
+
+
+def test_launcher_refuses_more_gpus_than_are_visible(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert output_of("print(1)", tmp_path, "--gpus", "1") == (2, "")
+
+
+def test_launcher_passes_on_what_the_workers_say(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4")
     program = "import os, sys; print(sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES'])"
     status, said = output_of(program, tmp_path, "--gpus", "2", arguments=["out%t"])
     assert status == 0
-    assert sorted(said.split("\n")) == ["", "0: ['out0'] 0,1", "1: ['out1'] 2,3"]
+    assert sorted(said.split("\n")) == ["", "0: ['out0'] 7,6", "1: ['out1'] 5,4"]
 
 
 def test_slurm():
