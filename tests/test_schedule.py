@@ -528,7 +528,7 @@ def test_backup_and_restore_in_any_order_keeps_what_the_schedule_says(tmp_path):
             )
             schedule = RenormSchedule(*RAMP, r_max=r_max)
             model = compiled(BatchRenormalization())
-            callbacks = [*[schedule, backup][::order], *more]
+            callbacks = [schedule, backup][::order] + list(more)
             model.fit(X, X, batch_size=5, epochs=2, verbose=0, callbacks=callbacks)
             return model.layers[0]
 
