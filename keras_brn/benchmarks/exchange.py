@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_brn.benchmarks.timing import with_spread
 from keras_brn.distribute.tensorflow import Updates
 from keras_brn.layer import BatchRenormalization, gathered_by
-from keras_brn.paper.cluster import connect_workers, place_among_workers
+from keras_brn.paper.cluster import connect_workers, worker_rank
 
 
 def main():
@@ -53,7 +53,7 @@ def main():
             step()
             np.asarray(layers[-1].moving_mean)  # Waits.
             row[k] = 1e3 * (time.perf_counter() - start)
-    worker, workers = place_among_workers(strategy)
+    worker, workers = worker_rank(strategy)
     if worker == 0:
         floats = 2 * sum(channels)
         print(f"{workers} workers, {2 * len(layers)} statistics, {4 * floats / 1e3:.0f} kB a step")

@@ -1,5 +1,6 @@
 """The workers of a cluster: how they find each other, and what each of them reads."""
 
+import contextlib
 import json
 import os
 import socket
@@ -76,7 +77,7 @@ def _wait_for_workers(spec, task_type, task_id, timeout):
                 time.sleep(0.2)
 
 
-def place_among_workers(strategy):
+def worker_rank(strategy):
     """(worker, workers): which of how many processes this is; (0, 1) without a strategy."""
     resolver = None if strategy is None else strategy.cluster_resolver
     addresses = {} if resolver is None else resolver.cluster_spec().as_dict()
@@ -84,22 +85,33 @@ def place_among_workers(strategy):
     return (tasks.index((resolver.task_type, resolver.task_id)), len(tasks)) if tasks else (0, 1)
 
 
-def of_worker(make, strategy, batch_size):
+def replica_count(strategy):
+    """The number of devices of all workers; 1 without a strategy."""
+    return 1 if strategy is None else strategy.num_replicas_in_sync
+
+
+def strategy_scope(strategy):
+    """The scope in which a model is made; it does nothing without a strategy."""
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def distribute_batches(make, strategy, batch_size=None):
     """The data set that `make(worker, workers)` returns, of this worker.
 
     Args:
         make: Function that returns a `tf.data.Dataset` of a worker's shares of the batches.
         strategy: As in `keras_brn.paper.training.train`.
-        batch_size: Number of examples of a batch, of all replicas together. Where a worker has
-            several replicas, each gets its part of the share.
+        batch_size: Number of examples of a batch, of all replicas together: where a worker has
+            several replicas, each gets its part of the share. `None`: `make` returns batches for
+            one replica.
     """
     if strategy is None:
         return make(0, 1)
 
-    def of_pipeline(context):
+    def share_of_pipeline(context):
         dataset = make(context.input_pipeline_id, context.num_input_pipelines)
-        if context.num_replicas_in_sync == context.num_input_pipelines:
+        if batch_size is None or context.num_replicas_in_sync == context.num_input_pipelines:
             return dataset
-        return dataset.unbatch().batch(max(1, batch_size // context.num_replicas_in_sync))
+        return dataset.rebatch(max(1, batch_size // context.num_replicas_in_sync))
 
-    return strategy.distribute_datasets_from_function(of_pipeline)
+    return strategy.distribute_datasets_from_function(share_of_pipeline)

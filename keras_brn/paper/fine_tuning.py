@@ -1,5 +1,6 @@
 """Fine-tuning a network that was trained with batchnorm, at a few images per step."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -8,11 +9,13 @@ import keras
 import numpy as np
 
 from keras_brn.convert import renormalize
+from keras_brn.paper.data.files import digest_of
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.sampling import batches, in_order
 from keras_brn.paper.networks.small import small_inception
-from keras_brn.paper.records import provenance, write_json
+from keras_brn.paper.records import describe_images, locked_error, provenance, run_lock, write_json
 from keras_brn.paper.results import estimate, percent
+from keras_brn.paper.training.files import check_equal, read_checkpoint_state, save_checkpoint
 
 NORMALIZATIONS = {
     "batchnorm": "batchnorm",
@@ -66,7 +69,7 @@ def plan(seeds=range(3), batch_sizes=(2, 4)):
     ]
 
 
-def pretrained(images, steps, path, width=8):
+def pretrained(images, steps, path, width=8, seed=0):
     """A `small_inception` with `keras.layers.BatchNormalization`, trained on 128 images a step, or
     read from `path` where it was trained before.
 
@@ -75,20 +78,40 @@ def pretrained(images, steps, path, width=8):
         steps: Number of training steps.
         path: Path of a `.keras` file.
         width: As for `small_inception`.
+        seed: Integer that fixes weights and batches.
+
+    Raises:
+        ValueError: If the file holds a network that was trained otherwise, or does not say how.
+        RuntimeError: If another process trains it.
     """
     path = Path(path)
     if not path.exists():
-        keras.utils.set_random_seed(0)
-        model = small_inception(
-            keras.layers.BatchNormalization, images.image_shape, images.classes, width
-        )
-        _compile(model, 3e-3, steps)
-        model.fit(
-            batches(images, 128, steps, seed=0), verbose=2, validation_data=in_order(images, 500)
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model.save(path)
+        with run_lock(path) as locked:
+            if not locked:
+                raise locked_error(path)
+            if not path.exists():  # Another process may just have trained it.
+                state = {
+                    "trained_from": _origin_of_base(images, steps, width, seed),
+                    "provenance": provenance(images),
+                }
+                save_checkpoint(path, _pretrain(images, steps, width, seed), state)
+    stored = read_checkpoint_state(path).get("trained_from", {})
+    check_equal(path, "another training", stored, _origin_of_base(images, steps, width, seed))
     return keras.saving.load_model(path)
+
+
+def _origin_of_base(images, steps, width, seed):
+    return {"steps": steps, "width": width, "seed": seed, "images": describe_images(images)}
+
+
+def _pretrain(images, steps, width, seed):
+    keras.utils.set_random_seed(seed)
+    model = small_inception(
+        keras.layers.BatchNormalization, images.image_shape, images.classes, width
+    )
+    _compile(model, 3e-3, steps)
+    model.fit(batches(images, 128, steps, seed), verbose=2, validation_data=in_order(images, 500))
+    return model
 
 
 def fine_tune(run, base, images, folder, verbose=0):
@@ -98,7 +121,7 @@ def fine_tune(run, base, images, folder, verbose=0):
         run: `FineTuning`.
         base: As `pretrained` returns it.
         images: `Images`, of other labels.
-        folder: Where the result is kept.
+        folder: Where the result is stored.
         verbose: As in `keras.Model.fit`.
 
     Returns:
@@ -107,11 +130,29 @@ def fine_tune(run, base, images, folder, verbose=0):
 
     Raises:
         ValueError: If `normalization` is none of the three, or the stored result is of another
-            configuration.
+            configuration, another base or other images, or does not say of which.
+        RuntimeError: If another process trains this run in this folder.
     """
-    result = finished(run, folder)
-    if result is not None:
-        return result
+    path = _result_path(run, folder)
+    with contextlib.nullcontext(True) if path.exists() else run_lock(path) as locked:
+        if not locked:
+            raise locked_error(path)
+        result = stored_result(run, folder)
+        if result is None:
+            result = _fine_tune(run, base, images, verbose)
+            write_json(path, result)
+    stored = {key: result.get("provenance", {}).get(key) for key in ("base", "images")}
+    if None in stored.values():
+        raise ValueError(
+            f"`{path}` does not say of which base network and images it is: remove it, or choose "
+            "another folder."
+        )
+    wanted = {"base": digest_of_model(base), "images": describe_images(images)}
+    check_equal(path, "another base network or other images", stored, wanted)
+    return result
+
+
+def _fine_tune(run, base, images, verbose):
     keras.utils.set_random_seed(run.seed)
     model = adapted(base, images.classes, run)
     steps = len(images.train_labels) // run.batch_size
@@ -123,31 +164,33 @@ def fine_tune(run, base, images, folder, verbose=0):
         validation_data=in_order(images, 500),
         verbose=verbose,
     )
-    accuracy = [round(value, 5) for value in history.history["val_accuracy"]]
-    result = {**dataclasses.asdict(run), "accuracy": accuracy, "provenance": provenance()}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    write_json(_path(run, folder), result)
+    result = dataclasses.asdict(run)
+    result["accuracy"] = [round(value, 5) for value in history.history["val_accuracy"]]
+    result["provenance"] = {**provenance(images), "base": digest_of_model(base)}
     return result
 
 
-def finished(run, folder):
-    """The result that `fine_tune` has written to `folder`, or `None`; refused if its configuration
-    is another."""
-    path = _path(run, folder)
+def stored_result(run, folder):
+    """The result that `fine_tune` has left in `folder`, or `None`; refused if its configuration is
+    another."""
+    path = _result_path(run, folder)
     if not path.exists():
         return None
     result = json.loads(path.read_text())
-    if not dataclasses.asdict(run).items() <= result.items():
-        raise ValueError(
-            f"The result in `{path}` is of another configuration: remove it, or choose another "
-            f"folder. Received: {run}"
-        )
+    config = dataclasses.asdict(run)
+    check_equal(path, "another configuration", {k: result.get(k) for k in config}, config)
     return result
 
 
-def _path(run, folder):
+def _result_path(run, folder):
     name = f"{run.normalization}-batch{run.batch_size}-seed{run.seed}"
     return Path(folder) / f"fine_tuning-{name}.json"
+
+
+def digest_of_model(model):
+    """Hexadecimal digits that no other weights and kinds of layers have."""
+    kinds = [type(layer).__name__ for layer in model.layers]
+    return digest_of(*model.get_weights(), np.array(kinds))
 
 
 def adapted(base, classes, run):

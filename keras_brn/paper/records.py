@@ -1,10 +1,14 @@
 """Files of results, and what produced them."""
 
+import contextlib
+import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 
 import keras
@@ -13,37 +17,111 @@ from keras_brn.version import __version__
 
 
 def write_json(path, value):
-    """Writes a file that is either the old one or the new one, whenever the writing is cut off."""
-    part = path.with_suffix(".part.json")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
+    """Writes a file that is either the old one or the new one, whenever the writing is cut off, and
+    also if several processes write it. JSON has no NaN and no infinity: they become `null`."""
+    path = Path(path)
+    part = path.with_suffix(f".{uuid.uuid4().hex}.part")
+    try:
+        part.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def provenance():
-    """What produced a result: versions, commit, device."""
-    from importlib.metadata import PackageNotFoundError, version
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    def version_or_none(package):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
 
+@contextlib.contextmanager
+def run_lock(path):
+    """Locks the result in a file against other processes, for the block of a `with` statement.
+
+    The block receives whether this process has the lock: nobody waits for it. It must then read
+    again whether the result is complete. The system frees the lock of a process that is killed.
+
+    Args:
+        path: Path of the result; the lock is a file beside it, which goes when the block is done.
+    """
+    import filelock
+
+    path = Path(path).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+        with contextlib.suppress(OSError):  # Windows deletes no open file.
+            path.unlink()  # Not after an error, since the run is not complete.
+    finally:
+        lock.release()
+
+
+def locked_error(path):
+    """What to raise where `run_lock` says that another process has the lock."""
+    return RuntimeError(
+        f"Another process trains this run and will write `{path}`: wait for its end, or choose "
+        "another folder."
+    )
+
+
+def describe_images(data):
+    """What tells data sets of the same name apart: the numbers of images and of labels, the shape
+    of an image and the digest."""
+    counts = {part: len(labels) for part, labels in data.labels.items()}
     return {
+        **counts,
+        "shape": list(data.image_shape),
+        "labels": data.classes,
+        "sha256": data.digest,
+    }
+
+
+def provenance(data=None):
+    """What produced a result: versions, commit, device, and the images.
+
+    Args:
+        data: `Images` or `ImageNet`; `None` for what needs no images.
+    """
+    versions = {"python": platform.python_version(), "keras-brn": __version__}
+    versions |= {package: package_version(package) for package in _PACKAGES}
+    described = {
         "backend": keras.backend.backend(),
-        "versions": {
-            "python": platform.python_version(),
-            "keras-brn": __version__,
-            **{
-                package: version_or_none(package)
-                for package in ("keras", "tensorflow", "jax", "torch", "numpy")
-            },
-        },
+        "versions": versions,
         "commit": _commit(),
         "device": _device(),
         "system": platform.platform(),
         "processor": _processor(),
+        "memory_gib": _memory(),
     }
+    return described if data is None else {**described, "images": describe_images(data)}
+
+
+# Matplotlib's fonts and Pillow render the glyphs.
+_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "matplotlib", "pillow")
+
+
+def package_version(package):
+    """The version of an installed package, or `None`."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _memory():
+    """The memory of this machine in GiB, or `None` where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):  # Windows has no `sysconf`.
+        return None
 
 
 def _processor():

@@ -46,7 +46,7 @@ from keras_brn.paper.results import (
     save_figure,
     summarize,
 )
-from keras_brn.paper.training import finished, keep, train
+from keras_brn.paper.training import completed_result, store_result, train
 from keras_brn.plot import plot_correction
 
 STEPS = 4_000
@@ -107,7 +107,7 @@ def take_over(figures, results):
     for figure, setting in SETTINGS.items():
         path = figures / f"figure{figure}.json"
         for result in as_results(load_figure(path)) if path.exists() else ():
-            keep(result, results / setting)
+            store_result(result, results / setting)
 
 
 def draw(runs, out):
@@ -245,7 +245,7 @@ def main():
                 fine_tuning.fine_tune(run, base, new, options.results)
     results = {"labels": [], "few_labels": []}
     for setting, name, run in planned:
-        result = finished(run, name, options.results / setting)
+        result = completed_result(run, name, options.results / setting)
         results[setting] += [] if result is None else [result]
     labels, few_labels = (by_steps(as_runs(found)) for found in results.values())
     draw(labels.get(options.steps, []), options.out)
@@ -254,7 +254,7 @@ def main():
     draw_few_labels(few_labels.get(LONG * options.steps, []), "3_long", options.out)
     draw_few_labels(few_labels.get(LONGEST * options.steps, []), "3_longest", options.out)
     draw_correction(by_steps(results["labels"]).get(options.steps, []), options.out)
-    adapted = [fine_tuning.finished(run, options.results) for run in adaptations]
+    adapted = [fine_tuning.stored_result(run, options.results) for run in adaptations]
     draw_fine_tuning([result for result in adapted if result is not None], options.out)
 
 

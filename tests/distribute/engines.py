@@ -17,7 +17,7 @@ import keras_brn
 from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
 from keras_brn.averaging import AveragedModel
 from keras_brn.paper.baselines import MicrobatchNormalization
-from keras_brn.paper.cluster import of_worker
+from keras_brn.paper.cluster import distribute_batches
 from keras_brn.paper.data.images import Images
 from keras_brn.paper.data.sampling import batches
 from keras_brn.paper.launch import free_addresses, tf_configs
@@ -54,7 +54,7 @@ def averaged_network():
 
 def fit_label_pairs(model, strategy=None):
     model.fit(
-        of_worker(label_pairs, strategy, BATCH),
+        distribute_batches(label_pairs, strategy, BATCH),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
         verbose=0,

@@ -10,7 +10,7 @@ import pytest
 
 from keras_brn import RenormSchedule, multi_worker
 from keras_brn.averaging import AveragedModel
-from keras_brn.paper.cluster import of_worker
+from keras_brn.paper.cluster import distribute_batches
 
 TOLERANCE = 1e-5  # Of each weight's maximum.
 
@@ -124,7 +124,9 @@ def test_replicas_of_a_worker_share_its_batches():
     import tensorflow as tf
 
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    data = of_worker(lambda worker, workers: tf.data.Dataset.range(8).batch(6), strategy, 6)
+    data = distribute_batches(
+        lambda worker, workers: tf.data.Dataset.range(8).batch(6), strategy, 6
+    )
     seen = [[x.numpy().tolist() for x in strategy.experimental_local_results(x)] for x in data]
     assert seen == [[[0, 1, 2], [3, 4, 5]], [[6, 7], []]]
 

@@ -1,5 +1,8 @@
 """Fine-tuning runs."""
 
+import dataclasses
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -10,11 +13,14 @@ from keras_brn.paper.fine_tuning import (
     NORMALIZATIONS,
     FineTuning,
     adapted,
+    digest_of_model,
     fine_tune,
     pretrained,
+    stored_result,
     summarize,
     table,
 )
+from keras_brn.paper.records import run_lock
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("The same code on every backend.", allow_module_level=True)
@@ -33,7 +39,7 @@ def images():
 def base(images, tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "base.keras"
     model = pretrained(images, 2, path, width=1)
-    again = pretrained(images, 1_000_000, path)  # Read, not trained.
+    again = pretrained(images, 2, path, width=1)  # Read, not trained.
     for weight, expected in zip(again.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, expected)
     return model
@@ -79,8 +85,50 @@ def test_a_run(images, base, tmp_path, monkeypatch):
     assert np.abs(statistics(fits[0])[1] - before).max() > 0
     np.testing.assert_array_equal(statistics(base)[1], before)
     assert fine_tune(run, base, few, tmp_path) == result and len(fits) == 1
-    with pytest.raises(ValueError, match="epochs=3"):
+    with pytest.raises(ValueError, match=r"'epochs': \(2, 3\)"):
         fine_tune(FineTuning(batch_size=2, epochs=3), base, few, tmp_path)
+
+
+def test_a_base_of_another_training_is_refused(images, base, tmp_path):
+    path = tmp_path / "base.keras"
+    pretrained(images, 1, path, width=1)
+    others = dataclasses.replace(images, train_labels=np.roll(images.train_labels, 1))
+    for arguments, message in (
+        ((images, 1_000_000, path, 1), r"'steps': \(1, 1000000\)"),
+        ((images, 1, path, 8), r"'width': \(1, 8\)"),
+        ((images, 1, path, 1, 5), r"'seed': \(0, 5\)"),
+        ((others, 1, path, 1), others.digest),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrained(*arguments)
+    base.save(path)  # Without what it was trained from.
+    with pytest.raises(ValueError, match="base.keras` does not say what it was trained from"):
+        pretrained(images, 1, path, width=1)
+
+
+def test_a_result_of_another_base_or_of_other_images_is_refused(images, base, tmp_path):
+    run = FineTuning(batch_size=8, epochs=1)
+    result = fine_tune(run, base, images, tmp_path)
+    other = keras.models.clone_model(base)
+    with pytest.raises(ValueError, match=f"{digest_of_model(base)}.*{digest_of_model(other)}"):
+        fine_tune(run, other, images, tmp_path)
+    others = dataclasses.replace(images, validation_images=images.validation_images[::-1])
+    with pytest.raises(ValueError, match=f"{images.digest}.*{others.digest}"):
+        fine_tune(run, base, others, tmp_path)
+    assert stored_result(run, tmp_path) == result
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(json.dumps({**dataclasses.asdict(run), "accuracy": [0.1]}))
+    with pytest.raises(ValueError, match="does not say of which base network and images"):
+        fine_tune(run, base, images, tmp_path)
+
+
+def test_a_result_that_another_process_trains_is_refused(images, base, tmp_path):
+    run = FineTuning()
+    with run_lock(tmp_path / "fine_tuning-batch_renorm-batch4-seed0.json"):
+        with pytest.raises(RuntimeError, match="Another process trains this run"):
+            fine_tune(run, base, images, tmp_path)
+    with run_lock(tmp_path / "base.keras"), pytest.raises(RuntimeError, match="base.keras"):
+        pretrained(images, 1, tmp_path / "base.keras")
 
 
 def test_other_normalizations_are_refused(images, base, tmp_path):

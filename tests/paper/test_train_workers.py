@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import worker_program
 
-from keras_brn.paper.cluster import _slurm_tf_config, connect_workers, place_among_workers
+from keras_brn.paper.cluster import _slurm_tf_config, connect_workers, worker_rank
 from keras_brn.paper.launch import free_addresses, start, wait
 
 pytestmark = [
@@ -146,9 +146,9 @@ def test_launcher_passes_on_what_the_workers_say(tmp_path):
 def test_slurm():
     """The tasks of a step find one another by what Slurm sets."""
     program = (
-        "from keras_brn.paper.cluster import connect_workers, place_among_workers\n"
+        "from keras_brn.paper.cluster import connect_workers, worker_rank\n"
         f"strategy = connect_workers(60, port={free_addresses(1)[0].rpartition(':')[2]})\n"
-        "print(*place_among_workers(strategy), strategy.num_replicas_in_sync)"
+        "print(*worker_rank(strategy), strategy.num_replicas_in_sync)"
     )
     environment = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
     environment |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
@@ -180,7 +180,7 @@ def test_without_a_cluster_there_is_no_strategy(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
     assert connect_workers() is None
-    assert place_among_workers(None) == (0, 1)
+    assert worker_rank(None) == (0, 1)
 
 
 def test_kubernetes():

@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,12 +16,15 @@ from worker_program import shades
 
 from keras_brn import BatchRenormalization
 from keras_brn.monitor import QUANTITIES
-from keras_brn.paper import training
 from keras_brn.paper.experiment import Experiment, figure_1, figure_2, figure_3, scaled, spread
 from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.records import describe_images
 from keras_brn.paper.reproduce import plan, take_over
 from keras_brn.paper.results import as_runs, save_figure
-from keras_brn.paper.training import keep, train
+from keras_brn.paper.training import evaluation, network, store_result, train
+from keras_brn.paper.training.recorder import Recorder
+from keras_brn.paper.training.run import Run
+from keras_brn.paper.training.trainer import continue_dropout
 
 # The same code on every backend, most of it compilation.
 once = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on TensorFlow")
@@ -62,7 +68,7 @@ def test_the_runs_differ_in_what_the_paper_compares():
 
 def test_the_protocol_is_the_papers(images):
     run = small(figure_2()[2])
-    model = training._compiled_model(run, images)
+    model = network.compiled_model(run, images)
     optimizer = model.optimizer.get_config()
     assert isinstance(model.optimizer, keras.optimizers.RMSprop) and not optimizer["centered"]
     assert [optimizer[key] for key in ("rho", "momentum", "epsilon")] == [0.9, 0.9, 0.003]
@@ -130,14 +136,14 @@ def tiny(normalization, input_shape, classes, width, kernel_regularizer, dropout
 
 def killed_after(epochs, monkeypatch):
     """Within `monkeypatch`, runs are interrupted after so many epochs."""
-    original = training._Recorder.on_epoch_end
+    original = Recorder.on_epoch_end
 
     def killed(self, epoch, logs=None):
         original(self, epoch, logs)
         if epoch + 1 == epochs:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Recorder, "on_epoch_end", killed)
+    monkeypatch.setattr(Recorder, "on_epoch_end", killed)
 
 
 @pytest.mark.slow
@@ -145,14 +151,15 @@ def killed_after(epochs, monkeypatch):
 def test_a_run_that_was_killed_goes_on_to_the_same_curve(
     images, tmp_path, monkeypatch, kind, dropout
 ):
-    monkeypatch.setattr(training, "small_inception", functools.partial(tiny, dropout=dropout))
+    monkeypatch.setattr(network, "small_inception", functools.partial(tiny, dropout=dropout))
     run = small(kind)
     whole = train(run, images, tmp_path / "whole", verbose=0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_after(2, patch)
         train(run, images, tmp_path / "parts", verbose=0)
     resumed = train(run, images, tmp_path / "parts", verbose=0)
-    for curve in ("step", "accuracy", "train_accuracy", "batch_accuracy"):
+    curves = ("step", "accuracy", "train_accuracy", "train_image_accuracy", "batch_accuracy")
+    for curve in curves:
         assert (curve in resumed) == (curve in whole)
         if curve in whole:
             np.testing.assert_allclose(resumed[curve], whole[curve], atol=1e-6)
@@ -162,20 +169,119 @@ def test_a_run_that_was_killed_goes_on_to_the_same_curve(
             np.testing.assert_allclose(of_resumed, of_whole, rtol=1e-3, atol=1e-4)
 
 
+def interrupted(run, images, folder, monkeypatch):
+    """Leaves what a run leaves that is killed after its first evaluation; its result."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed_after(1, patch)
+        train(run, images, folder, verbose=0)
+    (path,) = folder.glob("*.json")
+    return path
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_configuration_or_of_other_images_is_refused(
+    images, tmp_path, monkeypatch
+):
+    """Also after the result beside it has been removed, as the error advises."""
+    monkeypatch.setattr(network, "small_inception", tiny)
+    run, other = (small(figure_1()[1], alpha=alpha) for alpha in (0.1, 0.5))
+    others = dataclasses.replace(images, train_labels=np.roll(images.train_labels, 1))
+    path = interrupted(run, images, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"seed3.json` is of another.*'alpha': \(0.1, 0.5\)"):
+        train(other, images, tmp_path, verbose=0)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"seed3.keras` is of another.*'alpha': \(0.1, 0.5\)"):
+        train(other, images, tmp_path, verbose=0)
+    with pytest.raises(ValueError, match=f"seed3.keras` is of other images.*{others.digest}"):
+        train(run, others, tmp_path, verbose=0)
+    assert not path.exists()
+    resumed = train(run, images, tmp_path, verbose=0)
+    assert resumed["step"] == [4, 8, 12] and len(resumed["accuracy"]) == 3
+
+
+@once
+def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "small_inception", tiny)
+    run = small(figure_1()[1])
+    network.compiled_model(run, images).save(tmp_path / "shades-batch_renorm-12steps-seed3.keras")
+    with pytest.raises(ValueError, match="does not say what it was trained from"):
+        train(run, images, tmp_path, verbose=0)
+
+
+@once
+def test_a_run_that_another_process_trains_is_refused_until_that_ends(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(network, "small_inception", tiny)
+    run = small(figure_1()[1])
+    path = tmp_path / "shades-batch_renorm-12steps-seed3.json"
+    program = (
+        "import sys, time\n"
+        "from keras_brn.paper.records import run_lock\n"
+        "with run_lock(sys.argv[1]) as locked:\n"
+        "    print(locked, flush=True)\n"
+        "    time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"True\n"
+        with pytest.raises(RuntimeError, match="Another process trains this run and will write"):
+            train(run, images, tmp_path, verbose=0)
+        assert [file.name for file in tmp_path.iterdir()] == [path.with_suffix(".lock").name]
+    finally:
+        other.kill()
+        other.communicate()
+    assert train(run, images, tmp_path, verbose=0)["step"] == [4, 8, 12]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+def test_accuracy_of_training_images_is_that_of_each_image_classified_alone(images):
+    """With the averaged parameters, not with the trained ones."""
+    keras.utils.set_random_seed(0)
+    model = network.compiled_model(small(figure_2()[2]), images)
+    rng = np.random.default_rng(0)
+    for weight, average in zip(model.averaged_weights, model.averages, strict=True):
+        average.assign(ops.convert_to_numpy(weight) + rng.uniform(0, 0.3, weight.shape))
+    run = Run(small(figure_2()[2]), images, path=None, evaluation_batch_size=7)
+    chosen = evaluation.fixed_training_images(images, most=30)
+    assert len(set(chosen)) == 30 and max(chosen) > 100
+    accuracy = evaluation.AveragesAccuracy(run, "train", chosen)(model)
+    with model.averaged():
+        correct = [
+            model.predict(images.train_images[[k]] / 127.5 - 1, verbose=0).argmax()
+            == images.train_labels[k]
+            for k in chosen
+        ]
+    assert 0 < np.mean(correct) < 1
+    assert accuracy == pytest.approx(np.mean(correct), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "side, batch_size, expected", [(299, 32, 32), (299, 4, 5), (32, 128, 500), (32, 2048, 2048)]
+)
+def test_evaluation_takes_about_the_memory_of_training(images, side, batch_size, expected):
+    large = SimpleNamespace(image_shape=(side, side, 3))
+    run = Run(small(figure_1()[1], batch_size=batch_size), large, path=None)
+    assert evaluation.images_at_once(run) == expected
+    run = dataclasses.replace(run, evaluation_batch_size=3)
+    assert evaluation.images_at_once(run) == 3
+
+
 def test_workers_have_their_own_masks():
     layer = keras.layers.Dropout(0.5)
-    network = keras.Sequential([keras.Input((8,)), layer])
+    model = keras.Sequential([keras.Input((8,)), layer])
     masks = []
     for worker, step in ((0, 3), (1, 3), (0, 4)):
         layer.seed_generator.state.assign(np.array([7, 0], "uint32"))
-        training._continue_dropout(network, worker, step)
-        masks.append(ops.convert_to_numpy(network(np.ones((4, 8)), training=True)).tolist())
+        continue_dropout(model, worker, step)
+        masks.append(ops.convert_to_numpy(model(np.ones((4, 8)), training=True)).tolist())
     assert masks[0] not in masks[1:] and masks[1] != masks[2]
 
 
 @pytest.mark.slow
 def test_other_backups_are_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "small_inception", tiny)
+    monkeypatch.setattr(network, "small_inception", tiny)
     run = small(figure_1()[0])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed_after(1, patch)
@@ -188,7 +294,7 @@ def test_other_backups_are_refused(images, tmp_path, monkeypatch):
 @once
 @pytest.mark.slow
 def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "small_inception", tiny)
+    monkeypatch.setattr(network, "small_inception", tiny)
     run = small(figure_1()[1])
 
     def killed(*args, **kwargs):
@@ -204,21 +310,21 @@ def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, mon
 def test_evaluation_with_the_statistics_of_test_minibatches(images):
     run = small(figure_3(4)[1], width=2)
     keras.utils.set_random_seed(0)
-    minibatches = training._TestMinibatches(run, images)
-    network = training._network(run, images, group=None)
-    weights = [ops.convert_to_numpy(weight) for weight in network.weights]
+    minibatches = evaluation.TestMinibatchAccuracy(Run(run, images, path=None))
+    whole = network.build_network(run, images, group=None)
+    weights = [ops.convert_to_numpy(weight) for weight in whole.weights]
     correct = []
     for x, y in minibatches.batches.as_numpy_iterator():
         for part in np.split(np.arange(len(x)), len(x) // 48):  # Of 12 labels, 4 images each.
             labels = y[part].argmax(1).reshape(4, 12)
             assert (labels == labels[0]).all()
-            logits = ops.convert_to_numpy(network(x[part], training=True))
+            logits = ops.convert_to_numpy(whole(x[part], training=True))
             correct.append(logits.argmax(1).reshape(4, 12) == labels)
     assert len(correct) == 2 and 0 < np.mean(correct) < 1
     assert minibatches.accuracy(weights) == pytest.approx(np.mean(correct), abs=0.02)
     moved = [
         w + 3.0 if v.name.startswith("moving") else w
-        for v, w in zip(network.weights, weights, strict=True)
+        for v, w in zip(whole.weights, weights, strict=True)
     ]
     assert minibatches.accuracy(moved) == minibatches.accuracy(weights)
 
@@ -239,7 +345,7 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
     assert train(run, images, tmp_path)["step"] == [4, 8, 12]
     labels = np.roll(images.train_labels, 1)
     others = dataclasses.replace(images, train_labels=labels)
-    described = [training._described(data) for data in (images, others)]
+    described = [describe_images(data) for data in (images, others)]
     with_images = {"config": config, "step": [4, 8, 12], "provenance": {"images": described[0]}}
     stored.write_text(json.dumps(with_images))
     assert train(run, images, tmp_path)["step"] == [4, 8, 12]
@@ -256,6 +362,8 @@ def test_what_cannot_be_run_is_refused(images, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             train(small(figure_1()[1], name="other", **changes), images, tmp_path)
+    with pytest.raises(ValueError, match="evaluation_batch_size=0"):
+        train(small(figure_1()[1], name="other"), images, tmp_path, evaluation_batch_size=0)
 
 
 def test_runs_of_stored_figures_are_not_repeated(images, tmp_path):
@@ -271,7 +379,7 @@ def test_runs_of_stored_figures_are_not_repeated(images, tmp_path):
     assert taken["accuracy"] == [0.1, 0.2, 0.3] and taken["batch_accuracy"] == [0.3, 0.2, 0.1]
     assert train(others, images, tmp_path / "labels")["name"] == others.name
     taken["accuracy"] = [0.0, 0.0, 0.0]
-    keep(taken, tmp_path / "few_labels")  # What is there stays.
+    store_result(taken, tmp_path / "few_labels")  # What is there stays.
     assert train(run, images, tmp_path / "few_labels")["accuracy"] == [0.1, 0.2, 0.3]
 
 

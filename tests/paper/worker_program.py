@@ -16,11 +16,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_brn.paper import training
-from keras_brn.paper.cluster import connect_workers, place_among_workers
+from keras_brn.paper.cluster import connect_workers, worker_rank
 from keras_brn.paper.data.images import Images
 from keras_brn.paper.experiment import figure_3, scaled
-from keras_brn.paper.training import train
+from keras_brn.paper.training import train, trainer
 
 
 def shades(validation=501):
@@ -46,8 +45,8 @@ def step_of(model):
 
 def main(folder, failure=None, at=0):
     strategy = connect_workers(timeout=120)
-    worker, workers = place_among_workers(strategy)
-    recorder, save = training._Recorder, keras.Model.save
+    worker, workers = worker_rank(strategy)
+    recorder, save = trainer.Recorder, keras.Model.save
 
     class Recorder(recorder):
         def on_train_batch_end(self, batch, logs=None):
@@ -67,7 +66,7 @@ def main(folder, failure=None, at=0):
             os.truncate(path, 1000)
             os.kill(os.getpid(), 9)
 
-    training._Recorder, keras.Model.save = Recorder, failing_save
+    trainer.Recorder, keras.Model.save = Recorder, failing_save
     logs = Path(folder) / "logs"
     train(run(), shades(), folder, strategy=strategy, backups=3, log_dir=logs)
 

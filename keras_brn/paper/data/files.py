@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_brn.paper.records import package_version
+
 
 def cached(name, make):
     """The dict of arrays that `make()` returns, kept in the user's cache directory."""
@@ -18,6 +20,23 @@ def cached(name, make):
         write_arrays(path, arrays)
     with np.load(path) as file:
         return dict(file)
+
+
+def digest_of_maker(files, packages=(), values=()):
+    """Sixteen hexadecimal digits that change with what makes an array: for the name of a cache.
+
+    Args:
+        files: Paths of files that are read: the code, fonts, an archive.
+        packages: Names of installed packages, whose versions count.
+        values: Further values that are told apart by their `repr`.
+    """
+    sha = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    versions = [(package, package_version(package)) for package in packages]
+    sha.update(repr((versions, *values)).encode())
+    return sha.hexdigest()[:16]
 
 
 def digest_of(*arrays):

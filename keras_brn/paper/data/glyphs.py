@@ -10,10 +10,9 @@ import os
 from pathlib import Path
 
 import keras
-import matplotlib
 import numpy as np
 
-from keras_brn.paper.data.files import cached
+from keras_brn.paper.data.files import cached, digest_of_maker
 from keras_brn.paper.data.images import Images
 
 SIZE = 32
@@ -64,7 +63,16 @@ def load_glyphs(train_per_label=100, validation_per_label=8, difficulty=1.0, see
         return arrays
 
     name = f"glyphs-{train_per_label}-{validation_per_label}-{difficulty}-{seed}-{labels}"
-    return Images("glyphs", labels, flip=False, **cached(name, make))
+    return Images("glyphs", labels, flip=False, **cached(f"{name}-{_digest_of_code()}", make))
+
+
+def _digest_of_code():
+    """Changes with all that the images depend on besides the arguments of `load_glyphs`."""
+    return digest_of_maker(
+        files=[__file__, *_fonts()],
+        packages=("matplotlib", "numpy", "pillow", "tensorflow"),
+        values=(CHARACTERS, SIZE, _TEMPLATE, _BOX),
+    )
 
 
 def render(per_label, difficulty=1.0, seed=0, labels=1000):
@@ -133,13 +141,20 @@ def _warp(glyphs, difficulty, rng):
     ).numpy()
 
 
+def _fonts():
+    """The twelve faces of the DejaVu fonts that come with matplotlib."""
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return [path for path in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in path.name]
+
+
 @functools.cache
 def _templates():
     """The glyphs, cropped, scaled and centered: uint8 (faces, characters, height, width)."""
     from PIL import Image, ImageFont
 
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    paths = [path for path in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in path.name]
+    paths = _fonts()
     templates = np.zeros((len(paths), len(CHARACTERS), _TEMPLATE, _TEMPLATE), "uint8")
     for face, path in enumerate(paths):
         font = ImageFont.truetype(os.fspath(path), 64)

@@ -210,13 +210,18 @@ def batches(
     return _read(images, tf.data.Dataset.range(first_step, steps).map(draw), share, part, augment)
 
 
-def in_order(images, batch_size, part="validation", worker=0, workers=1):
-    """All images of a part as they are, or every `workers`-th of them, as `tf.data.Dataset` like
-    that of `batches`; the last batch may be smaller."""
+def in_order(images, batch_size, part="validation", worker=0, workers=1, indices=None):
+    """Images of a part as they are, or every `workers`-th of them, as `tf.data.Dataset` like that
+    of `batches`; the last batch may be smaller.
+
+    `indices` are integers: which of the images, `None` for all.
+    """
     import tensorflow as tf
 
-    draws = tf.data.Dataset.range(worker, len(images.labels[part]), workers).batch(batch_size)
-    draws = draws.map(lambda indices: (indices, tf.stack([indices, indices], 1)))
+    indices = np.arange(len(images.labels[part])) if indices is None else np.asarray(indices)
+    indices = tf.constant(indices[worker::workers], "int64")
+    draws = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
+    draws = draws.map(lambda index: (index, tf.stack([index, index], 1)))
     return _read(images, draws, batch_size, part, augment=False)
 
 

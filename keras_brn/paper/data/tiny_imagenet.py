@@ -1,6 +1,5 @@
 """Tiny ImageNet, from its public archive."""
 
-import hashlib
 import tarfile
 import zipfile
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_brn.paper.data.files import cached
+from keras_brn.paper.data.files import cached, digest_of_maker
 from keras_brn.paper.data.images import Images
 
 
@@ -32,11 +31,23 @@ def load_tiny_imagenet(path, size=32):
             "`path` must be tiny-imagenet-200.zip, a tar of it, or its folder. "
             f"Received: path={str(path)!r}, which does not exist"
         )
-    stamp = f"{path.resolve()}-{path.stat().st_size}-{path.stat().st_mtime_ns}"
-    name = f"tiny-imagenet-{size}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    name = f"tiny-imagenet-{size}-{_digest_of_source(path)}"
     arrays = cached(name, lambda: _decode_tiny_imagenet(path, size))
     classes = int(arrays["train_labels"].max()) + 1
     return Images("tiny_imagenet", classes, flip=True, **arrays)
+
+
+def _digest_of_source(path):
+    """Changes with the images and the code that decodes them. An archive is read; of the many files
+    of a folder the names, sizes and times count."""
+    archives, entries = [path], []
+    if path.is_dir():
+        archives = []
+        for file in sorted(path.rglob("*.*")):
+            status = file.stat()
+            relative = file.relative_to(path).as_posix()
+            entries.append((relative, status.st_size, status.st_mtime_ns))
+    return digest_of_maker([__file__, *archives], packages=("tensorflow",), values=entries)
 
 
 def _decode_tiny_imagenet(path, size):
