@@ -5,7 +5,9 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_brn.layer import BatchRenormalization, apply_gathered
+from keras_brn.keras_internals import flatten_layers
+from keras_brn.layer import BatchRenormalization
+from keras_brn.statistics import flush_statistics
 
 
 @keras.saving.register_keras_serializable(package="keras_brn")
@@ -75,15 +77,15 @@ class AveragedModel(keras.Model):
 
     @property
     def averaged_weights(self):
-        """The weights of the network that hold floats, but for the bounds of Batch Renorm."""
-        bounds = {
-            id(weight)
-            for layer in self.network._flatten_layers()
+        """The weights of the network that hold floats, but for what Batch Renorm counts."""
+        counts = {
+            id(variable)
+            for layer in flatten_layers(self.network)
             if isinstance(layer, BatchRenormalization)
-            for weight in (layer.bounds, layer.final_bounds)
+            for variable in (layer.calls, layer.calls_per_step)
         }
         weights = [weight for weight in self.network.weights if "float" in weight.dtype]
-        return [weight for weight in weights if id(weight) not in bounds]
+        return [weight for weight in weights if id(weight) not in counts]
 
     @contextlib.contextmanager
     def averaged(self):
@@ -103,7 +105,7 @@ class AveragedModel(keras.Model):
     def train_step(self, *arguments):
         if keras.backend.backend() != "jax":
             logs = super().train_step(*arguments)
-            apply_gathered()
+            flush_statistics()
             self._average()
             return logs
         logs, (trainable, state, *others) = super().train_step(*arguments)

@@ -1,50 +1,16 @@
 """Batch Renormalization as a Keras layer."""
 
-import contextlib
 import math
 import numbers
-import threading
 
 import keras
-import numpy as np
 from keras import constraints, initializers, ops, regularizers
 
+from keras_brn.arguments import BATCHNORM_ONLY, translated
+from keras_brn.bounds import Bounds
+from keras_brn.keras_internals import flatten_layers
 from keras_brn.kernels import normalization_of
-
-
-class _Gathering(threading.local):
-    """What the layers called in this thread do with their updates: `None` is at once."""
-
-    updates = None
-
-
-_gathering = _Gathering()
-
-
-@contextlib.contextmanager
-def gathered_by(updates):
-    """The layers called in the block hand their updates to `updates.add(variable, move, momentum)`,
-    which is to add `move` to the variable when `updates.apply()` is called."""
-    _gathering.updates = updates
-    try:
-        yield
-    finally:
-        _gathering.updates = None
-
-
-def move_average(average, error, momentum):
-    """Moves an average by the share `1 - momentum` of what it is off; or hands that on."""
-    move = (1.0 - momentum) * error
-    if _gathering.updates is None:
-        average.assign_add(move)
-    else:
-        _gathering.updates.add(average, move, momentum)
-
-
-def apply_gathered():
-    """Brings mu and sigma up to date, for what comes after them in a training step."""
-    if _gathering.updates is not None:
-        _gathering.updates.apply()
+from keras_brn.statistics import move_averages
 
 
 @keras.saving.register_keras_serializable(package="keras_brn")
@@ -86,17 +52,22 @@ class BatchRenormalization(keras.layers.Layer):
         gamma_regularizer: Regularizer of `gamma`, or `None`.
         beta_constraint: Constraint of `beta`, or `None`.
         gamma_constraint: Constraint of `gamma`, or `None`.
-        r_max: Float >= 1, the bound of the scale correction; under a
-            `keras_brn.RenormSchedule` the value that the ramp ends at. `None` or
-            infinity: unbounded, which a ramp does not accept.
+        r_max: Float >= 1, the bound of the scale correction; with a ramp the value that it ends
+            at. `None` or infinity: unbounded, which a ramp does not accept.
         d_max: Float >= 0, the same for the shift correction.
+        schedule: `keras_brn.LinearRamp`, by which the bounds rise from 1 and 0 with the training
+            steps; `None`: `r_max` and `d_max` hold from the first step, unless a
+            `keras_brn.RenormSchedule` gives the layer a ramp.
         microbatch_size: Integer number of examples >= 1, or `None` for the whole batch.
             In training, each run of that many consecutive examples is normalized by
             itself, and `mu`, `sigma` move once, by the mean over these groups: one
             device computes what several workers with a minibatch of that size compute.
             If it does not divide the batch, as in the last step of an epoch, the
             remaining examples are a smaller last group. Inference takes any batch.
-        **kwargs: `name`, `dtype`, `trainable` and so on, as for any Keras layer.
+        **kwargs: `name`, `dtype`, `trainable` and so on, as for any Keras layer. Also the
+            arguments that only `BatchNormalization` has, so that a layer or its configuration
+            needs no other change than that of its name: `moving_variance_initializer`,
+            `renorm_clipping` and `renorm_momentum` are translated, `synchronized=True` is refused.
 
     Call arguments:
         inputs: Tensor of rank 2 or more; every dimension but the channels' may be unknown.
@@ -108,9 +79,14 @@ class BatchRenormalization(keras.layers.Layer):
     computed and kept in float32, or in float64 under a float64 policy (where JAX has it).
 
     Weights, in this order: `gamma` and `beta` (channels,), trainable, where enabled;
-    `moving_mean` and `moving_stddev` (channels,); `bounds` (2,), the `r_max` and `d_max`
-    in force; `final_bounds` (2,), those that a schedule ends at; `step` (), the training
-    steps counted by a schedule.
+    `moving_mean` and `moving_stddev` (channels,); `calls` (), how often the layer was called in
+    training, and `calls_per_step` (). Like the states of random generators, the ramp is in
+    `variables` but not in `weights`: it is configuration, and no file of weights, no `set_weights`
+    and no average of models brings another.
+
+    The layer counts its training steps: calls with `training=True` while it is trainable, also
+    those whose update an optimizer skips or accumulates. Where a step of a loop of your own calls
+    it `k` times, say so by `set_step(0, calls_per_step=k)`; `RenormSchedule` finds it out.
 
     Where the statistics of a channel are not finite, or no example is left to compute them
     from, its `mu` and `sigma` stay as they were. Under `tf.distribute.MirroredStrategy`,
@@ -135,6 +111,8 @@ class BatchRenormalization(keras.layers.Layer):
     >>> layer.set_bounds(r_max=3.0, d_max=None)
     >>> layer.r_max, layer.d_max
     (3.0, inf)
+    >>> layer.step
+    1
     """
 
     def __init__(
@@ -155,9 +133,17 @@ class BatchRenormalization(keras.layers.Layer):
         *,
         r_max=3.0,
         d_max=5.0,
+        schedule=None,
         microbatch_size=None,
         **kwargs,
     ):
+        batchnorm_only = {name: kwargs.pop(name) for name in BATCHNORM_ONLY if name in kwargs}
+        meant = translated(batchnorm_only, epsilon)
+        momentum, r_max = meant.get("momentum", momentum), meant.get("r_max", r_max)
+        d_max = meant.get("d_max", d_max)
+        moving_stddev_initializer = meant.get(
+            "moving_stddev_initializer", moving_stddev_initializer
+        )
         super().__init__(**kwargs)
         if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
             raise ValueError(f"`axis` must be an integer. Received: axis={axis!r}")
@@ -190,9 +176,10 @@ class BatchRenormalization(keras.layers.Layer):
         self.supports_masking = True
         self.gamma = None
         self.beta = None
-        bounds = validated_bounds(r_max, d_max)
-        self._last_set = {"bounds": bounds, "final_bounds": bounds, "step": 0}
-        self._scheduled = False  # Whether a RenormSchedule moves the bounds.
+        _check_positive(self.moving_stddev_initializer)
+        if isinstance(schedule, dict):
+            schedule = keras.saving.deserialize_keras_object(schedule)
+        self._bounds = Bounds(r_max, d_max, schedule)
 
     def build(self, input_shape):
         if len(input_shape) < 2:
@@ -241,22 +228,10 @@ class BatchRenormalization(keras.layers.Layer):
             aggregation="mean",
             **state,
         )
-
-        self.bounds = self._add_state("bounds", dtype)
-        self.final_bounds = self._add_state("final_bounds", dtype)
-        self.step = self._add_state("step", "int32")
+        self._bounds.build(self, dtype)
+        # As attributes, which `tf.train.Checkpoint` saves.
+        self.calls, self.calls_per_step = self._bounds.calls, self._bounds.calls_per_step
         self.input_spec = keras.InputSpec(ndim=len(input_shape), axes={self.axis: channels})
-
-    def _add_state(self, name, dtype):
-        value = self._last_set[name]
-        return self.add_weight(
-            name=name,
-            shape=np.shape(value),
-            initializer=lambda shape, dtype: ops.convert_to_tensor(value, dtype),
-            dtype=dtype,
-            trainable=False,
-            autocast=False,
-        )
 
     def call(self, inputs, training=None, mask=None):
         self._check_mask(inputs, mask)
@@ -272,84 +247,107 @@ class BatchRenormalization(keras.layers.Layer):
         mean, variance = normalization.moments(x)
         # Neither r and d nor the averages send a gradient back.
         mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
-        bounds = ops.convert_to_tensor(self.bounds, x.dtype)
-        r_max, d_max = bounds[0], bounds[1]
+        r_max, d_max = self._bounds.in_training(x.dtype)
         r = ops.clip(sigma_B / sigma, 1 / r_max, r_max)
         d = ops.clip((mu_B - mu) / sigma, -d_max, d_max)
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
-        self._update(mu_B - mu, sigma_B - sigma, normalization.count)
+        errors = [mu_B - mu, sigma_B - sigma]
+        valid = ops.isfinite(errors[1]) & (normalization.count > 0)
+        averages = [self.moving_mean, self.moving_stddev]
+        move_averages(averages, errors, valid, self.momentum)
         return ops.convert_to_tensor(y, self.compute_dtype)
-
-    def _update(self, mu_error, sigma_error, count):
-        """Moves `mu` and `sigma` by the mean over the groups that have something to say."""
-        valid = ops.isfinite(sigma_error) & (count > 0)
-        errors = [ops.where(valid, error, 0.0) for error in (mu_error, sigma_error)]
-        if self.microbatch_size is not None:
-            sums = ops.sum(ops.stack([*errors, ops.cast(valid, mu_error.dtype)]), axis=1)
-            *errors, groups = ops.unstack(sums, num=3)
-            errors = [error / ops.maximum(groups, 1.0) for error in errors]
-        for average, error in zip((self.moving_mean, self.moving_stddev), errors, strict=True):
-            if len(error.shape) > 1:
-                error = ops.reshape(error, average.shape)
-            error = ops.convert_to_tensor(error, average.dtype)
-            move_average(average, error, self.momentum)
 
     @property
     def r_max(self):
-        """Float, the `r_max` in force; outside of the compiled step. On JAX: see `set_bounds`."""
-        return self._get_state("bounds")[0]
+        """Float, the `r_max` of the last training step, or of the first before there was one.
+
+        On JAX, a callback must reach the layer through `self.model`.
+        """
+        return self._bounds.in_force[0]
 
     @property
     def d_max(self):
-        """Float, the `d_max` in force; outside of the compiled step. On JAX: see `set_bounds`."""
-        return self._get_state("bounds")[1]
+        """Float, the `d_max` of the last training step, or of the first before there was one."""
+        return self._bounds.in_force[1]
+
+    @property
+    def schedule(self):
+        """`keras_brn.LinearRamp`, or `None`."""
+        return self._bounds.ramp
+
+    @property
+    def step(self):
+        """Integer, the number of completed training steps."""
+        return self._bounds.step
 
     def set_bounds(self, r_max, d_max):
         """Changes the bounds from the next training step on, without retracing.
 
-        Under a `RenormSchedule` they become the bounds that it ends at. On JAX, `fit` keeps
-        the state of the model outside of its layers: there, call this from a callback that
-        reaches the layer through `self.model`, which puts the state back.
+        With a ramp they are the bounds that it ends at; `set_schedule(None)` takes it away. In a
+        loop over `stateless_call` on JAX the state is in your hands: this changes the layer's
+        `non_trainable_variables`, to be read anew. A `schedule` needs no such care.
 
         Args:
             r_max: Float >= 1, or `None` for unbounded.
             d_max: Float >= 0, or `None` for unbounded.
 
         Raises:
-            ValueError: If a bound is out of its range, or infinite under a schedule.
+            ValueError: If a bound is out of its range, or the layer has a ramp and there is no
+                bound for it to end at.
             RuntimeError: If `fit` on JAX holds the state, so that the change would be lost.
         """
-        bounds = validated_bounds(r_max, d_max)
-        if self._scheduled and math.inf in bounds:
+        self._bounds.set(r_max, d_max, self._bounds.ramp)
+
+    def set_schedule(self, schedule):
+        """Gives the layer a ramp from the next training step on, or takes it away.
+
+        Args:
+            schedule: `keras_brn.LinearRamp`, evaluated at the layer's own `step`, or `None`.
+
+        Raises:
+            ValueError: If the layer is unbounded, which a ramp can't end at.
+            RuntimeError: As `set_bounds`.
+        """
+        self._bounds.set(*self._bounds.final, schedule)
+
+    def set_step(self, step, calls_per_step=None):
+        """Sets the number of completed training steps, which the ramp goes by.
+
+        Args:
+            step: Integer >= 0.
+            calls_per_step: Integer >= 1, how often a training step calls the layer; `None`: as
+                before, which is once if nothing else was said.
+
+        Raises:
+            ValueError: If a number is out of its range.
+            RuntimeError: As `set_bounds`.
+        """
+        self._bounds.set_step(step, calls_per_step)
+
+    @property
+    def weights(self):
+        ramp = self._bounds.variables[2:]
+        return [weight for weight in super().weights if all(weight is not each for each in ramp)]
+
+    def save_own_variables(self, store):
+        for index, weight in enumerate(self.weights):
+            store[str(index)] = weight
+
+    def load_own_variables(self, store):
+        names = sorted(store.keys(), key=int)
+        values = [store[name] for name in names]
+        weights = self.weights
+        if len(values) == len(weights) + 1:  # Of version 0.1: bounds, final bounds, step.
+            values = [*values[:-3], values[-1], 1]
+        if len(values) != len(weights):
             raise ValueError(
-                "A RenormSchedule needs finite bounds to end at. "
-                f"Received: r_max={r_max}, d_max={d_max}"
+                f"The file has {len(values)} variables for layer '{self.name}', which has "
+                f"{[weight.name for weight in weights]}. Weights of a BatchNormalization, whose "
+                "variance is not a standard deviation, are loaded into a model with that, which "
+                "`keras_brn.renormalize` then converts."
             )
-        self._set_state(final_bounds=bounds)
-        if not self._scheduled:
-            self._set_state(bounds=bounds)
-
-    def _get_state(self, name):
-        """`bounds`, `final_bounds` or `step` as Python numbers, also before the layer is built."""
-        if not self.built:
-            return self._last_set[name]
-        value = ops.convert_to_numpy(self._attached(getattr(self, name)))
-        # The shortest decimals that are stored so: 3.3, not 3.299999952.
-        return tuple(float(str(number)) for number in value) if value.ndim else int(value)
-
-    def _set_state(self, **state):
-        for name, value in state.items():
-            if self.built:
-                self._attached(getattr(self, name)).assign(value)
-            self._last_set[name] = value
-
-    def _attached(self, variable):
-        if getattr(variable, "_value", variable) is None:
-            raise RuntimeError(
-                f"The state of layer '{self.name}' is held by `fit`, as always between its steps "
-                "on JAX. Reach the layer through `self.model` in a callback."
-            )
-        return variable
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value)
 
     def _channel_axis(self, shape):
         if not -len(shape) <= self.axis < len(shape):
@@ -393,8 +391,7 @@ class BatchRenormalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        final_bounds = self._get_state("final_bounds")
-        r_max, d_max = (None if math.isinf(bound) else bound for bound in final_bounds)
+        r_max, d_max = (None if math.isinf(bound) else bound for bound in self._bounds.final)
         return {
             **super().get_config(),
             "axis": self.axis,
@@ -412,30 +409,33 @@ class BatchRenormalization(keras.layers.Layer):
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
             "r_max": r_max,
             "d_max": d_max,
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
             "microbatch_size": self.microbatch_size,
         }
 
 
 def renorm_layers(model):
-    layers = list(model._flatten_layers())
-    names = sorted({type(layer).__name__ for layer in layers})
-    found = [layer for layer in layers if isinstance(layer, BatchRenormalization)]
-    if not found:
+    """The `BatchRenormalization` layers of a model; a ValueError if there are none."""
+    layers = flatten_layers(model)
+    normalizations = [layer for layer in layers if isinstance(layer, BatchRenormalization)]
+    if not normalizations:
         raise ValueError(
             "`model` must have a BatchRenormalization layer. Received: "
-            f"model={model.name!r}, with layers {names}"
+            f"model={model.name!r}, with layers {sorted({type(la).__name__ for la in layers})}"
         )
-    return found
+    return normalizations
 
 
-def validated_bounds(r_max, d_max):
-    """The two bounds as floats, `None` as infinity; a ValueError where they are out of range."""
-    bounds = tuple(math.inf if bound is None else float(bound) for bound in (r_max, d_max))
-    if not bounds[0] >= 1:
-        raise ValueError(f"`r_max` must be at least 1. Received: r_max={r_max}")
-    if not bounds[1] >= 0:
-        raise ValueError(f"`d_max` must be at least 0. Received: d_max={d_max}")
-    return bounds
+def _check_positive(initializer):
+    """Refuses an initial sigma that is not positive: the first step divides by it."""
+    if type(initializer) is initializers.Ones:
+        return
+    value = float(ops.convert_to_numpy(initializer((1,), dtype="float32"))[0])
+    if not value > 0:
+        raise ValueError(
+            "`moving_stddev_initializer` must give positive values. "
+            f"Received: moving_stddev_initializer={initializer}, which gives {value}"
+        )
 
 
 def _at_least_float32(dtype):

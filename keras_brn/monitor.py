@@ -1,8 +1,6 @@
 """What Batch Renorm corrects, seen in training: how far minibatches are from the averages."""
 
-import contextlib
 import csv
-import functools
 import warnings
 from pathlib import Path
 
@@ -10,7 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_brn.kernels import compiled
 from keras_brn.layer import renorm_layers
+from keras_brn.statistics import StatisticsScope
 
 QUANTITIES = {
     "r_clipped": "share of r at its bounds",
@@ -109,7 +109,7 @@ class RenormMonitor(keras.callbacks.Callback):
         self.layers = list(measured)
         self.steps.append(self._done)
         for name, values in self.history.items():
-            values.append([of_layer[name] for of_layer in measured.values()])
+            values.append([measures[name] for measures in measured.values()])
         if self.path is not None:
             with Path(self.path).open("a", newline="") as file:
                 for layer, values in measured.items():
@@ -168,21 +168,21 @@ class Probe:
 
         def errors(values, x):
             state = list(zip(self.variables, values, strict=True))
-            with keras.StatelessScope(state), _recorded(self.layers) as record:
+            with keras.StatelessScope(state), _ErrorsOfGroups(self.layers) as errors:
                 model(x, training=True)
-            return record
+            return errors.by_path
 
-        self.errors = _compiled(errors)
+        self.errors = compiled(errors)
 
     def measure(self):
         values = [ops.convert_to_tensor(variable) for variable in self.variables]
         records = [self.errors(values, x) for x in self.minibatches]
         result = {}
         for layer in self.layers:
-            found = [pair for record in records for pair in record.get(layer.path, [])]
-            if found:  # Else the layer was not called.
+            pairs = [pair for record in records for pair in record.get(layer.path, [])]
+            if pairs:  # Else the layer was not called.
                 mu_error, sigma_error = (
-                    np.concatenate([ops.convert_to_numpy(pair[k]) for pair in found])
+                    np.concatenate([ops.convert_to_numpy(pair[k]) for pair in pairs])
                     for k in (0, 1)
                 )
                 sigma = ops.convert_to_numpy(layer.moving_stddev)
@@ -200,9 +200,9 @@ def _summary(r, d, r_max, d_max):
     several = groups > 1
     lag = np.nan
     if several.any():
-        of = d[:, several]
-        noise = np.nanvar(of, axis=0, ddof=1) / groups[several]
-        lag = np.sqrt(max(0.0, np.mean(np.nanmean(of, axis=0) ** 2 - noise)))
+        distances = d[:, several]
+        noise = np.nanvar(distances, axis=0, ddof=1) / groups[several]
+        lag = np.sqrt(max(0.0, np.mean(np.nanmean(distances, axis=0) ** 2 - noise)))
     r, d = r[np.isfinite(r)], d[np.isfinite(d)]
     return {
         "r_clipped": float(np.mean((r > r_max + tolerance) | (r < 1 / r_max - tolerance))),
@@ -214,40 +214,16 @@ def _summary(r, d, r_max, d_max):
     }
 
 
-@contextlib.contextmanager
-def _recorded(layers):
-    """A dict from the path of a layer to the errors that it would move its averages by."""
-    record = {}
+class _ErrorsOfGroups(StatisticsScope):
+    """Collects, by the path of a layer, how far its averages are from each group of examples."""
 
-    def keep(layer, mu_error, sigma_error, count):
-        valid = ops.isfinite(sigma_error) & (count > 0)  # As in the layer's own update.
-        errors = [ops.where(valid, error, np.nan) for error in (mu_error, sigma_error)]
-        errors = [ops.reshape(error, (-1, layer.moving_mean.shape[0])) for error in errors]
-        record.setdefault(layer.path, []).append(errors)
+    def __init__(self, layers):
+        self.by_path = {}
+        self._layer_of = {id(layer.moving_mean): layer for layer in layers}
 
-    try:
-        for layer in layers:
-            vars(layer)["_update"] = functools.partial(keep, layer)
-        yield record
-    finally:
-        for layer in layers:
-            vars(layer).pop("_update", None)
-
-
-def _compiled(function):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, reduce_retracing=True)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import torch
-
-    def without_trace(*arguments):
-        # The dropout of Keras draws from PyTorch's own generators.
-        with torch.no_grad(), torch.random.fork_rng():
-            return function(*arguments)
-
-    return without_trace
+    def receive(self, averages, errors, valid, momentum):
+        layer = self._layer_of.get(id(averages[0]))
+        if layer is not None:
+            errors = [ops.where(valid, error, np.nan) for error in errors]
+            errors = [ops.reshape(error, (-1, averages[0].shape[0])) for error in errors]
+            self.by_path.setdefault(layer.path, []).append(errors)

@@ -1,77 +1,38 @@
-"""The ramp of the bounds of Batch Renorm over the training steps of a model."""
+"""A callback that gives the layers of a model their ramp."""
 
-import contextlib
-import functools
 import math
+import warnings
 
 import keras
-import numpy as np
-from keras import ops
 
-from keras_brn.layer import renorm_layers, validated_bounds
-
-_DEFAULTS = (5_000, 40_000, 25_000, None, None)
-
-
-def linear_ramp(
-    step, warmup_steps=5_000, r_max_steps=40_000, d_max_steps=25_000, r_max=3.0, d_max=5.0
-):
-    """The bounds of Batch Renorm at a training step; by default those of the paper.
-
-    Up to `warmup_steps` they are 1 and 0, which is batchnorm. From there `r_max` rises
-    linearly to its final value at `r_max_steps`, and `d_max` to its own at `d_max_steps`.
-
-    Args:
-        step: The number of training steps completed before this one: an integer, an array
-            or a tensor. The paper's numbers are for a learning rate and a batch of 1600 that
-            take 130k steps or more: scale all three counts with the length of the run.
-        warmup_steps: Number of steps >= 0.
-        r_max_steps: Number of steps >= `warmup_steps`.
-        d_max_steps: Number of steps >= `warmup_steps`.
-        r_max: Final value, a float >= 1 (or an array or tensor of them).
-        d_max: Final value, a float >= 0 (or an array or tensor of them).
-
-    Returns:
-        `(r_max, d_max)`, each of the shape of `step` and the final values together.
-
-    Source: Ioffe 2017, section 4, where the shape of the relaxation is left open.
-
-    Example:
-
-    >>> r_max, d_max = linear_ramp(15_000)
-    >>> print(round(float(r_max), 3), float(d_max))
-    1.571 2.5
-    """
-    if ops.is_tensor(step) and "int" in keras.backend.standardize_dtype(step.dtype):
-        step = ops.cast(step, "float32")
-    clip = ops.clip if ops.is_tensor(step) else np.clip
-
-    def fraction(last_step):
-        if last_step == warmup_steps:  # A jump.
-            return clip(step - warmup_steps + 1, 0, 1)
-        return clip((step - warmup_steps) / (last_step - warmup_steps), 0, 1)
-
-    return 1 + (r_max - 1) * fraction(r_max_steps), d_max * fraction(d_max_steps)
+from keras_brn.bounds import validated
+from keras_brn.layer import renorm_layers
+from keras_brn.ramp import LinearRamp, scaled_counts
 
 
 class RenormSchedule(keras.callbacks.Callback):
-    """Moves the bounds of every `BatchRenormalization` of a model, at every training step.
+    """Gives every `BatchRenormalization` of a model the ramp of its bounds.
 
-    The bounds are those of `linear_ramp` at the number of training steps (calls of
-    `train_step`) that the model has completed. That number is kept with the layers, and
-    saved with the model: the ramp goes on over epochs, further calls of `fit` with a
-    RenormSchedule, and restarts from a checkpoint. It is advanced inside the compiled
-    training step, so that it is exact under `steps_per_execution`.
+    The bounds are those of `linear_ramp` at the number of training steps that a layer has
+    completed. The layers count them, and compute their bounds in the step itself: the ramp is the
+    same under `steps_per_execution`, in `train_on_batch`, in loops of your own, and it goes on in
+    further calls of `fit`, with this callback or without. The count is a weight of the layer, so
+    that it is saved with the model and the ramp goes on after a restart.
 
-    The largest `r_max` and `d_max` of the layers in the last step appear in the logs: in the
-    progress bar, in `History`, and in `CSVLogger` and `TensorBoard` where these are listed
-    after the schedule.
+    A step is a call of `train_step`, whether an optimizer updates the weights in it, skips it (loss
+    scaling) or accumulates its gradient (`gradient_accumulation_steps`): mu and sigma move in each.
+    A layer that is called several times in a step counts it once; how often it is called is found
+    out in the first step. A layer that is frozen counts nothing, and takes up the model's step
+    at the beginning of the epoch in which it is trainable again; so does a layer that is new.
 
-    The schedule is in force while `fit` runs; after that the bounds hold where they are (after
-    a `fit` that was interrupted, from the next training step or `on_train_end()` on). In a
-    loop of your own, call `set_model(model)` and `on_train_begin()`, then
-    `on_train_batch_begin(step)` before each `model.train_on_batch`, and `on_train_end()`. Where you
-    have no `train_step`, call `layer.set_bounds(*linear_ramp(step))`.
+    The largest `r_max` and `d_max` of the layers, as they were in the last step of an epoch, appear
+    in its logs: in `History`, and in `CSVLogger` and `TensorBoard` where these are listed after
+    the schedule. A `fit` that ends before the ramp does is warned of.
+
+    In a loop of your own give the layers their ramp when they are made, by
+    `BatchRenormalization(schedule=LinearRamp(...))`, or call `set_model(model)` and
+    `on_train_begin()` of this callback once. Where a step calls a layer several times, say so by
+    `layer.set_step(0, calls_per_step=k)`.
 
     Args:
         warmup_steps: Steps of plain batchnorm, with bounds of 1 and 0.
@@ -90,26 +51,28 @@ class RenormSchedule(keras.callbacks.Callback):
     Raises:
         ValueError: If a step lies before the one that it follows, a bound is out of its range;
             when training begins, if the model has no `BatchRenormalization`, a layer's
-            final bound is infinite, or the layers do not agree on the stored step.
+            final bound is infinite, or `fit` has another RenormSchedule.
 
     Source: Ioffe 2017, section 4.
 
     Example:
 
+    >>> import numpy as np
+    >>> from keras_brn import BatchRenormalization
     >>> model = keras.Sequential([keras.layers.Dense(8), BatchRenormalization()])
     >>> model.compile("sgd", "mse")
-    >>> schedule = RenormSchedule(warmup_steps=0, r_max_steps=8, d_max_steps=4)
+    >>> schedule = RenormSchedule(warmup_steps=0, r_max_steps=4, d_max_steps=2)
     >>> x, y = np.ones((32, 4)), np.ones((32, 8))
-    >>> history = model.fit(x, y, batch_size=8, verbose=0, callbacks=[schedule])
-    >>> print(model.layers[1].r_max)  # the last step used linear_ramp(3, ...)
-    1.75
+    >>> history = model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[schedule])
+    >>> print(history.history["r_max"])  # In the steps 3 and 7, counted from 0.
+    [2.5, 3.0]
     """
 
     def __init__(
         self,
-        warmup_steps=5_000,
-        r_max_steps=40_000,
-        d_max_steps=25_000,
+        warmup_steps=None,
+        r_max_steps=None,
+        d_max_steps=None,
         r_max=None,
         d_max=None,
         *,
@@ -117,17 +80,16 @@ class RenormSchedule(keras.callbacks.Callback):
         schedule=None,
     ):
         super().__init__()
-        if not 0 <= warmup_steps < math.inf:
-            raise ValueError(
-                f"`warmup_steps` must be at least 0. Received: warmup_steps={warmup_steps}"
-            )
-        for name, steps in (("r_max_steps", r_max_steps), ("d_max_steps", d_max_steps)):
-            if not warmup_steps <= steps < math.inf:
-                raise ValueError(
-                    f"`{name}` must be at least `warmup_steps`. "
-                    f"Received: {name}={steps}, warmup_steps={warmup_steps}"
-                )
-        finals = validated_bounds(1 if r_max is None else r_max, 0 if d_max is None else d_max)
+        counts = {
+            "warmup_steps": warmup_steps,
+            "r_max_steps": r_max_steps,
+            "d_max_steps": d_max_steps,
+        }
+        if schedule is not None:
+            _check_function(schedule, counts | {"r_max": r_max, "d_max": d_max})
+        given = {name: steps for name, steps in counts.items() if steps is not None}
+        self.ramp = LinearRamp(**given) if schedule is None else None
+        finals = validated(1 if r_max is None else r_max, 0 if d_max is None else d_max)[0]
         if math.inf in finals:
             raise ValueError(
                 f"A ramp needs finite bounds to end at. Received: r_max={r_max}, d_max={d_max}"
@@ -136,95 +98,65 @@ class RenormSchedule(keras.callbacks.Callback):
             raise ValueError(
                 f"`start_step` must be None or an integer >= 0. Received: start_step={start_step}"
             )
-        if schedule is not None:
-            if not callable(schedule):
-                raise ValueError(f"`schedule` must be a function. Received: schedule={schedule!r}")
-            if (warmup_steps, r_max_steps, d_max_steps, r_max, d_max) != _DEFAULTS:
-                raise ValueError(
-                    "`schedule` takes the place of the ramp and can't be combined with its "
-                    f"arguments. Received: schedule={schedule!r}, warmup_steps={warmup_steps}, "
-                    f"r_max_steps={r_max_steps}, d_max_steps={d_max_steps}, r_max={r_max}, "
-                    f"d_max={d_max}"
-                )
-        self.ramp_steps = (warmup_steps, r_max_steps, d_max_steps)
         self.r_max = r_max
         self.d_max = d_max
         self.start_step = start_step
         self.schedule = schedule
-        self.async_safe = schedule is None  # Logs then need nothing that the next step changes.
+        self._warned = False
+
+    @classmethod
+    def for_run(cls, total_steps, **kwargs):
+        """A schedule with the paper's shares of a run: 5, 40 and 25 of 130 thousand steps.
+
+        Args:
+            total_steps: Number of training steps of the whole run, >= 1.
+            **kwargs: `r_max`, `d_max`, `start_step`.
+        """
+        return cls(*scaled_counts(total_steps), **kwargs)
 
     def on_train_begin(self, logs=None):
-        model = self.model
-        other = vars(model).get("_renorm_schedule", {}).get("callback", self)
-        if other is not self and self.params is not None and other.params is self.params:
+        if self.params and self.params.setdefault("renorm_schedule", self) is not self:
             raise ValueError("One `fit` takes one RenormSchedule. Received: more than one")
-        _release(model)
-        self._bind(renorm_layers(model))
-        self._first_epoch = True
-        self._ramped_step = _install(self, model)
+        self._give_ramp(renorm_layers(self.model))
+        self._first_epoch, self._calls = True, _CallsPerStep()
 
     def on_epoch_begin(self, epoch, logs=None):
         layers = renorm_layers(self.model)
         if self._first_epoch:  # BackupAndRestore may have loaded weights in the meantime.
-            self._bind(layers)
+            self._give_ramp(layers)
+            self._warn_if_too_short(epoch, layers)
             self._first_epoch = False
-        self._epoch_start = layers[0]._get_state("step")
+        _agree_on_step(layers)
+        self._calls = _CallsPerStep()
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._in_training = True
+        if self.params and not self._calls.known:  # In `fit`, which counts the batches.
+            self._calls.measure(batch, renorm_layers(self.model))
         if self.schedule is not None:
-            self._follow_schedule(renorm_layers(self.model))
-
-    def on_train_batch_end(self, batch, logs=None):
-        if logs is not None:
-            steps = (self.params or {}).get("steps") or math.inf  # A last block may be shorter.
-            self._log(self._epoch_start + min(batch, steps - 1), logs)
+            self._follow_function(renorm_layers(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self._ramped_step.called:
-            raise RuntimeError(
-                f"No training step was counted in epoch {epoch}: `fit` of this "
-                f"{type(self.model).__name__} does not call `model.train_step`, which is what "
-                "RenormSchedule extends."
-            )
-        if logs is not None:
-            self._log(renorm_layers(self.model)[0]._get_state("step") - 1, logs)
+        layers = renorm_layers(self.model)
+        steps = (self.params or {}).get("steps")
+        if steps and not self._calls.measurements:  # There was no second batch to measure it by.
+            self._calls.measure(steps, layers)
+        bounds = [(layer.r_max, layer.d_max) for layer in layers if layer.trainable]
+        if logs is not None and bounds:
+            logs["r_max"], logs["d_max"] = map(max, zip(*bounds, strict=True))
 
-    def on_train_end(self, logs=None):
-        _release(self.model)
-
-    def _bind(self, layers):
-        """Checks the layers, then gives them the step and the bounds to begin with."""
-        finals = [self._final_bounds(layer) for layer in layers]
-        step = self._first_step(layers)  # Nothing has changed up to here.
-        self._layers, self._epoch_start, self._in_training = layers, step, False
+    def _give_ramp(self, layers):
+        """Checks the layers, then gives them the ramp and the step to begin with."""
+        finals = [self._final_bounds(layer) for layer in layers]  # Nothing has changed up to here.
         for layer, final in zip(layers, finals, strict=True):
-            layer._set_state(step=step)
-            layer._scheduled = self.schedule is None
+            if self.start_step is not None:
+                layer.set_step(self.start_step)
             if self.schedule is None:
-                bounds = linear_ramp(step, *self.ramp_steps, *final)
-                layer._set_state(final_bounds=final, bounds=tuple(map(float, bounds)))
+                layer._bounds.set(*final, self.ramp)
         if self.schedule is not None:
-            self._follow_schedule(layers)
-
-    def _follow_schedule(self, layers):
-        step = layers[0]._get_state("step")
-        self._bounds = validated_bounds(*self.schedule(step))
-        for layer in layers:
-            layer._set_state(bounds=self._bounds)
-
-    def _log(self, step, logs):
-        """Adds the largest bounds of a step. From what the host knows: a look at the weights
-        would wait for the device, and on JAX cost a synchronization of the model's state."""
-        if self.schedule is None:
-            finals = {layer._last_set["final_bounds"] for layer in self._layers}
-            bounds = [linear_ramp(step, *self.ramp_steps, *final) for final in finals]
-        else:
-            bounds = [self._bounds]
-        logs["r_max"], logs["d_max"] = (float(max(bound)) for bound in zip(*bounds, strict=True))
+            self._follow_function(layers)
 
     def _final_bounds(self, layer):
-        r_max, d_max = layer._get_state("final_bounds")
+        r_max, d_max = layer._bounds.final
         r_max = r_max if self.r_max is None else float(self.r_max)
         d_max = d_max if self.d_max is None else float(self.d_max)
         if self.schedule is None and math.inf in (r_max, d_max):
@@ -234,110 +166,78 @@ class RenormSchedule(keras.callbacks.Callback):
             )
         return r_max, d_max
 
-    def _first_step(self, layers):
-        if self.start_step is not None:
-            return int(self.start_step)
-        steps = {layer.path: layer._get_state("step") for layer in layers}
-        if len(set(steps.values())) > 1:
-            raise ValueError(
-                "The layers of the model do not agree on the number of training steps: say where "
-                f"to begin, with `start_step`. Received: start_step=None, stored steps {steps}"
-            )
-        return steps[layers[0].path]
-
-
-def _install(callback, model):
-    """Lets the model train with `_with_ramp`, compiled now unless it was before."""
-    model.make_train_function()
-    plain = model.train_function
-    state = vars(model).setdefault("_renorm_schedule", {})
-    if state.get("plain") is not plain:  # `compile` or the user has replaced it.
-        state.clear()
-    ramp_steps = callback.ramp_steps if callback.schedule is None else None
-    key = (ramp_steps, *map(id, callback._layers))
-    if key not in state:
-        step = _with_ramp(model, ramp_steps)
-        with _train_step_replaced(model, step):
-            model.make_train_function(force=True)
-        state[key] = step, model.train_function
-    step, ramped = state[key]
-
-    def train_function(*args):
-        # A `fit` that was interrupted never called `on_train_end`: notice that it is over.
-        if not callback._in_training:
-            _release(model)
-            return plain(*args)
-        callback._in_training = False
-        with _train_step_replaced(model, step):
-            return ramped(*args)
-
-    state.update(plain=plain, callback=callback, train_function=train_function)
-    model.train_function = train_function
-    return step
-
-
-def _release(model):
-    """Undoes `_install`, also that of a `fit` which was interrupted."""
-    state = vars(model).get("_renorm_schedule", {})
-    if model.train_function is state.get("train_function"):
-        model.train_function = state.get("plain")
-    for layer in renorm_layers(model):
-        layer._scheduled = False
-
-
-@contextlib.contextmanager
-def _train_step_replaced(model, step):
-    own = vars(model).get("train_step")  # What the user has put in place of the method.
-    vars(model)["train_step"] = step
-    try:
-        yield
-    finally:
-        del vars(model)["train_step"]
-        if own is not None:
-            vars(model)["train_step"] = own
-
-
-def _with_ramp(model, ramp_steps):
-    """`model.train_step`, which then also sets the bounds and counts, inside the compiled step."""
-    train_step = model.train_step
-    layers = []
-
-    def set_bounds(data=None):
-        if not layers:
-            if data is not None and not all(layer.built for layer in renorm_layers(model)):
-                model._symbolic_build(data_batch=data)  # TensorFlow's `fit` leaves it to the step.
-            layers.extend(layer for layer in renorm_layers(model) if layer.built)
-        step = ops.convert_to_tensor(layers[0].step)
-        if ramp_steps is not None:
-            dtype = "float64" if any(la.bounds.dtype == "float64" for la in layers) else "float32"
-            finals = ops.stack([ops.cast(layer.final_bounds, dtype) for layer in layers])
-            bounds = linear_ramp(ops.cast(step, dtype), *ramp_steps, finals[:, 0], finals[:, 1])
-            bounds = ops.unstack(ops.stack(bounds, axis=1), num=len(layers))
-            for layer, value in zip(layers, bounds, strict=True):
-                layer.bounds.assign(value)
-        return step + 1
-
-    def count(steps):
+    def _follow_function(self, layers):
+        bounds = validated(*self.schedule(max(layer.step for layer in layers)))[0]
         for layer in layers:
-            layer.step.assign(steps)
+            layer._bounds.fix(*bounds)
 
-    @functools.wraps(train_step)
-    def stateful_step(data):
-        ramped.called = True
-        steps = set_bounds(data)
-        logs = train_step(data)
-        count(steps)
-        return logs
+    def _warn_if_too_short(self, epoch, layers):
+        epochs, steps = ((self.params or {}).get(name) for name in ("epochs", "steps"))
+        if self.ramp is None or self._warned or not epochs or not steps:
+            return
+        end = max(layer.step for layer in layers) + (epochs - epoch) * steps
+        if end < max(self.ramp.r_max_steps, self.ramp.d_max_steps):
+            self._warned = True
+            r_max, d_max = self.ramp(end, *layers[0]._bounds.final)
+            warnings.warn(
+                f"`fit` ends at training step {end}, before the ramp of the bounds does: at "
+                f"r_max={r_max:.3g}, d_max={d_max:.3g} (1 and 0 are batchnorm). The ramp is "
+                f"{self.ramp}. `RenormSchedule.for_run({end})` has the paper's shares of a run of "
+                f"{end} steps: {LinearRamp.for_run(end)}.",
+                stacklevel=2,
+            )
 
-    @functools.wraps(train_step)
-    def stateless_step(state, data):  # JAX
-        ramped.called = True
-        variables = model.non_trainable_variables
-        with keras.StatelessScope(list(zip(variables, state[1], strict=True))) as scope:
-            count(set_bounds())
-        non_trainable = [scope.get_current_value(variable) for variable in variables]
-        return train_step((state[0], non_trainable, *state[2:]), data)
 
-    ramped = stateless_step if keras.backend.backend() == "jax" else stateful_step
-    ramped.called = False
-    return ramped
+class _CallsPerStep:
+    """How often a training step calls each layer, from the counts before and after steps.
+
+    What other callbacks do between two batches (training on a batch again) may call the layers as
+    well, so the smaller of two measurements counts.
+    """
+
+    def __init__(self):
+        self.measurements = 0
+        self._before = None  # (batch, from the path of a layer to its step and its calls)
+
+    @property
+    def known(self):
+        return self.measurements == 2
+
+    def measure(self, batch, layers):
+        layers = [layer for layer in layers if layer.built]
+        if self._before is not None:
+            first, counts = self._before
+            self.measurements += 1
+            for layer in layers:
+                if layer.path in counts:
+                    self._correct(layer, batch - first, *counts[layer.path])
+        counts = {layer.path: (layer.step, layer._bounds.count_of_calls) for layer in layers}
+        self._before = batch, counts
+
+    def _correct(self, layer, steps, step, calls):
+        calls_per_step, rest = divmod(layer._bounds.count_of_calls - calls, steps)
+        known = layer._bounds.count_of_calls_per_step
+        smaller = self.measurements == 1 or calls_per_step < known
+        if calls_per_step and not rest and smaller and calls_per_step != known:
+            layer.set_step(step + steps, calls_per_step)
+
+
+def _agree_on_step(layers):
+    """Brings layers that were frozen, or are new, to the step of the others."""
+    layers = [layer for layer in layers if layer.built and layer.trainable]
+    steps = [layer.step for layer in layers]
+    for layer, step in zip(layers, steps, strict=True):
+        if step < max(steps):
+            layer.set_step(max(steps))
+
+
+def _check_function(schedule, others):
+    if not callable(schedule):
+        raise ValueError(f"`schedule` must be a function. Received: schedule={schedule!r}")
+    given = {name: value for name, value in others.items() if value is not None}
+    if given:
+        raise ValueError(
+            "`schedule` takes the place of the ramp and can't be combined with its arguments. "
+            f"Received: schedule={schedule!r}, "
+            + ", ".join(f"{name}={value}" for name, value in given.items())
+        )

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -6,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+
+PAPER = Path(__file__).parent / "paper"
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -18,7 +21,17 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="what takes minutes")
 
 
+def runs_once(item):
+    """If it is the same on every backend, as the reproduction is but for what is marked."""
+    if item.get_closest_marker("once"):
+        return True
+    return PAPER in item.path.parents and not item.get_closest_marker("each_backend")
+
+
 def pytest_collection_modifyitems(config, items):
+    if keras.backend.backend() != "tensorflow":
+        config.hook.pytest_deselected(items=[item for item in items if runs_once(item)])
+        items[:] = [item for item in items if not runs_once(item)]
     if not config.getoption("--long"):
         skip = pytest.mark.skip(reason="needs --long")
         for item in items:
@@ -31,7 +44,7 @@ def _seeded():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)  # To collect garbage takes .6 s.
 
 
 @pytest.fixture(scope="session")

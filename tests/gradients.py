@@ -1,5 +1,7 @@
 """A training step of one layer, with gradients, in the terms of each backend."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -29,16 +31,22 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     import jax
 
-    def _step(layer, x, dy, mask):
+    @functools.partial(jax.jit, static_argnums=0)
+    def _compiled_step(layer, trainable, state, x, dy, mask):
         def forward(x, trainable):
-            state = [weight.value for weight in layer.non_trainable_variables]
             return layer.stateless_call(trainable, state, x, training=True, mask=mask)
 
-        trainable = [weight.value for weight in layer.trainable_variables]
         y, pull_back, state = jax.vjp(forward, x, trainable, has_aux=True)
+        return y, pull_back(jax.numpy.asarray(dy, y.dtype)), state
+
+    def _step(layer, x, dy, mask):
+        trainable, state = (
+            [weight.value for weight in weights]
+            for weights in (layer.trainable_variables, layer.non_trainable_variables)
+        )
+        y, (dx, dweights), state = _compiled_step(layer, trainable, state, x, dy, mask)
         for weight, value in zip(layer.non_trainable_variables, state, strict=True):
             weight.assign(value)
-        dx, dweights = pull_back(jax.numpy.asarray(dy, y.dtype))
         return y, [dx, *dweights]
 
 elif keras.backend.backend() == "torch":
@@ -77,6 +85,7 @@ if keras.backend.backend() == "tensorflow":
 
 elif keras.backend.backend() == "jax":
 
+    @functools.partial(jax.jit, static_argnums=0)
     def _second_derivatives(layer, x, weights):
         state = [
             [w.value for w in ws]

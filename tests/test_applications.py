@@ -95,6 +95,7 @@ def test_there_and_back(name, backend, rng):
     assert max(errors) < 1e-5 < wrong
 
 
+@pytest.mark.once
 def test_the_list_is_complete():
     models = {name for name in dir(keras.applications) if name[0].isupper()}
     assert models == {*MODELS, *WITHOUT}

@@ -6,7 +6,7 @@ import pytest
 from gradients import training_step
 from keras import ops
 
-from keras_brn import BatchRenormalization
+from keras_brn import BatchRenormalization, LinearRamp
 
 
 def numpy(value):
@@ -22,6 +22,10 @@ def assert_same_state(layer, before):
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
+def statistics(layer):
+    return [numpy(weight).copy() for weight in (layer.moving_mean, layer.moving_stddev)]
+
+
 def network(**kwargs):
     inputs = keras.Input((4, 4, 2))
     x = keras.layers.Conv2D(3, 3)(inputs)
@@ -34,9 +38,48 @@ def network(**kwargs):
 def test_order_of_weights_and_arguments():
     layer = BatchRenormalization(-1, 0.9, 1e-5, True, True, "zeros", "ones", "zeros", "ones")
     layer.build((None, 3))
-    names = ["gamma", "beta", "moving_mean", "moving_stddev", "bounds", "final_bounds", "step"]
+    names = ["gamma", "beta", "moving_mean", "moving_stddev", "calls", "calls_per_step"]
     assert [w.name for w in layer.weights] == names
     assert [w.name for w in layer.trainable_weights] == ["gamma", "beta"]
+
+
+def test_configuration_of_batch_normalization_needs_no_change_but_the_name():
+    config = keras.layers.BatchNormalization(
+        axis=1, momentum=0.9, moving_variance_initializer=keras.initializers.Constant(4.0)
+    ).get_config()
+    layer = BatchRenormalization.from_config(config)
+    layer.build((None, 3, 5))
+    assert (layer.axis, layer.momentum, layer.r_max) == (1, 0.9, 3)
+    np.testing.assert_allclose(numpy(layer.moving_stddev), np.sqrt(4.001), rtol=1e-6)
+    again = BatchRenormalization.from_config(layer.get_config())
+    again.build((None, 3, 5))
+    np.testing.assert_array_equal(numpy(layer.moving_stddev), numpy(again.moving_stddev))
+
+
+def test_renorm_arguments_of_batch_normalization_are_translated():
+    layer = BatchRenormalization(
+        renorm=True, renorm_clipping={"rmax": 2.0, "rmin": 0.5, "dmax": 1.0}, renorm_momentum=0.9
+    )
+    assert (layer.r_max, layer.d_max, layer.momentum) == (2, 1, 0.9)
+    unbounded = BatchRenormalization(renorm=True)
+    assert (unbounded.r_max, unbounded.d_max) == (np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"synchronized": True},
+        {"renorm_clipping": {"rmax": 2.0}},
+        {"renorm": True, "renorm_clipping": {"rmax": 2.0, "rmin": 0.1}},
+        {"moving_stddev_initializer": "zeros"},
+        {"moving_stddev_initializer": keras.initializers.Constant(-1.0)},
+        {"schedule": 3},
+        {"schedule": LinearRamp(), "r_max": None},
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(arguments):
+    with pytest.raises(ValueError, match=f"Received: .*{list(arguments)[-1]}="):
+        BatchRenormalization(**arguments)
 
 
 def test_center_and_scale_off(rng):
@@ -181,7 +224,7 @@ def test_half_precision_keeps_its_statistics_in_float32(rng, policy):
     x = rng.normal(100, 300, (64, 3)).astype("float32")
     layer = BatchRenormalization(dtype=policy, momentum=0.0, r_max=1, d_max=0)
     y, dx, *_ = training_step(layer, x, np.ones_like(x))
-    assert layer.moving_stddev.dtype == layer.bounds.dtype == "float32"
+    assert layer.moving_stddev.dtype == layer.calls.dtype == "float32"
     np.testing.assert_allclose(numpy(layer.moving_stddev), x.std(0), rtol=0.01)
     np.testing.assert_allclose(y, (x - x.mean(0)) / x.std(0), atol=0.05)
     assert np.isfinite(dx).all()
@@ -247,12 +290,13 @@ def test_the_mean_is_over_the_finite_groups(rng):
 def test_empty_and_fully_masked_batches_change_nothing(rng, microbatch_size):
     layer = BatchRenormalization(microbatch_size=microbatch_size)
     training_step(layer, rng.normal(size=(6, 4, 3)), np.ones((6, 4, 3)))
-    before = state(layer)
+    before = statistics(layer)
     one = np.ones((5, 4, 3))
     for x, mask in ((one[:0], None), (one[:, :0], None), (one, np.zeros((5, 4), bool))):
         for value in training_step(layer, x, x, mask):
             assert np.isfinite(value).all()
-        assert_same_state(layer, before)
+        for value, expected in zip(statistics(layer), before, strict=True):
+            np.testing.assert_array_equal(value, expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3), (8, 3)])
@@ -356,7 +400,7 @@ def test_saved_models_carry_statistics_and_bounds(rng, tmp_path, bounds):
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     from_file = keras.saving.load_model(tmp_path / "model.keras")
-    from_weights = network()
+    from_weights = network(r_max=bounds[0], d_max=bounds[1])
     from_weights.load_weights(tmp_path / "model.weights.h5")
     expected = model.get_layer("renorm")
     for other in (from_file, from_weights, keras.models.clone_model(from_weights)):
@@ -367,6 +411,69 @@ def test_saved_models_carry_statistics_and_bounds(rng, tmp_path, bounds):
         assert (layer.r_max, layer.d_max) == (expected.r_max, expected.d_max)
         assert_same_state(layer, state(expected))
         np.testing.assert_allclose(numpy(other(x)), numpy(model(x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["load_weights", "set_weights", "checkpoint"])
+def test_weights_from_elsewhere_do_not_bring_other_bounds(tmp_path, backend, way):
+    trained = network(r_max=2.0, schedule=LinearRamp(0, 8, 8))
+    trained.get_layer("renorm").set_step(6)
+    model = network(r_max=1, d_max=0)
+    if way == "load_weights":
+        trained.save_weights(tmp_path / "w.weights.h5")
+        model.load_weights(tmp_path / "w.weights.h5")
+    elif way == "set_weights":
+        model.set_weights(trained.get_weights())
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        path = tf.train.Checkpoint(trained).save(tmp_path / "c")
+        tf.train.Checkpoint(model).restore(path).assert_consumed()
+    else:
+        pytest.skip("For TensorFlow.")
+    layer = model.get_layer("renorm")
+    assert (layer.r_max, layer.d_max, layer.step) == (1, 0, 6)
+    y = numpy(layer(np.arange(12.0).reshape(4, 1, 1, 3), training=True))
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)  # Batchnorm, in the step as well.
+
+
+def test_averages_and_mixtures_of_models_are_finite(rng):
+    """Target networks, federated means, weight averages."""
+    models = [network(r_max=None, d_max=None), network(r_max=None, d_max=None)]
+    for model in models:
+        model(rng.normal(size=(8, 4, 4, 2)), training=True)
+    pairs = list(zip(*(model.get_weights() for model in models), strict=True))
+    target = network(r_max=2.0, d_max=1.0)
+    target.set_weights([(a + b) / 2 for a, b in pairs])
+    for online, slow in zip(models[0].weights, target.weights, strict=True):
+        slow.assign(0.1 * online + 0.9 * slow)
+    assert all(np.isfinite(weight).all() for weight in target.get_weights())
+    layer = target.get_layer("renorm")
+    assert (layer.r_max, layer.d_max, layer.step) == (2, 1, 1)
+
+
+def test_files_of_version_0_1_load(tmp_path, rng):
+    """They hold the bounds in force, the final bounds and the step as well."""
+    layer, stored = BatchRenormalization(), {}
+    layer.build((None, 3))
+    values = [rng.normal(size=3), rng.normal(size=3), rng.normal(size=3), rng.uniform(1, 2, 3)]
+    for k, value in enumerate([*values, np.array([1.5, 0.5]), np.array([3.0, 5.0]), np.array(12)]):
+        stored[str(k)] = value
+    layer.load_own_variables(stored)
+    for weight, value in zip(layer.weights, values, strict=False):
+        np.testing.assert_allclose(numpy(weight), value, rtol=1e-6)
+    assert (layer.step, layer.r_max, layer.d_max) == (12, 3, 5)
+
+
+def test_weights_of_batch_normalization_are_refused(tmp_path):
+    def network(normalization):
+        return keras.Sequential([keras.Input((3,)), normalization(name="norm")])
+
+    network(keras.layers.BatchNormalization).save_weights(tmp_path / "b.weights.h5")
+    model = network(BatchRenormalization)
+    with pytest.raises(ValueError, match="renormalize"):
+        model.load_weights(tmp_path / "b.weights.h5")
+    with pytest.raises(ValueError, match="expecting 6 weights"):
+        model.set_weights(network(keras.layers.BatchNormalization).get_weights())
 
 
 def test_clone_model():

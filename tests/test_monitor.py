@@ -90,7 +90,6 @@ def test_nothing_is_updated(x):
     measure_correction(model, x, 8)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(variable), value, variable.path)
-    assert "_update" not in vars(model.layers[1])
 
 
 @pytest.fixture

@@ -8,12 +8,16 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_brn.benchmarks.timing import with_spread
-from keras_brn.distribute.tensorflow import Updates
-from keras_brn.layer import BatchRenormalization, gathered_by
+from keras_brn.distribute.tensorflow import SharedStatistics
+from keras_brn.extras import extra
+from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.cluster import connect_workers, worker_rank
+from keras_brn.statistics import move_averages
+
+with extra("paper"):
+    import tensorflow as tf
 
 
 def main():
@@ -34,13 +38,13 @@ def main():
 
     def update():
         for layer, count in zip(layers, channels, strict=True):
-            layer._update(tf.fill([1, count], 0.1), tf.fill([1, count], 0.1), 1.0)
+            error, averages = tf.fill([count], 0.1), [layer.moving_mean, layer.moving_stddev]
+            move_averages(averages, [error, error], tf.fill([count], True), layer.momentum)
 
     def packed():
-        updates = Updates()
-        with gathered_by(updates):
+        with SharedStatistics() as statistics:
             update()
-        updates.apply()
+        statistics.share()
 
     ways = {"packed": packed, "one by one": update}
     steps = [tf.function(lambda way=way: strategy.run(way)) for way in ways.values()]

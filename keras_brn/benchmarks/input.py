@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from keras_brn.benchmarks.timing import with_spread
+from keras_brn.extras import extra
 from keras_brn.paper.data.imagenet import BUILDER, load_imagenet, training_crop
 from keras_brn.paper.data.sampling import batches
 
@@ -21,8 +22,9 @@ BATCH = 32
 
 def plain(data_dir, image_shape):
     """What TensorFlow Datasets does by itself, with the crops of `ImageNet`."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+    with extra("imagenet"):
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
 
     builder = tfds.builder(BUILDER, data_dir=data_dir)
     decoders = {"image": tfds.decode.SkipDecoding()}

@@ -12,13 +12,14 @@ that takes the logs along: the layer's own way costs two for each layer.
 """
 
 import functools
-import re
 
 import keras
+from keras import ops
 
-from keras_brn.layer import gathered_by
+from keras_brn.keras_internals import build_no_more
+from keras_brn.statistics import StatisticsScope, mean_over_groups
 
-_KNOWN = ((3, 12), (3, 16))  # From, and up to but without.
+_OVERRIDDEN = ("make_train_function", "make_test_function", "fit", "evaluate")
 
 
 def multi_worker(model):
@@ -48,7 +49,8 @@ def multi_worker(model):
         The same model.
 
     Raises:
-        RuntimeError: If the backend is not TensorFlow, or the version of Keras is not known.
+        RuntimeError: If the backend is not TensorFlow, or the trainer of Keras has not
+            the methods that this overrides.
         ValueError: If the model was not made in the scope of the strategy, or is not built. In
             `fit` and `evaluate`: if every worker would see the same data (a generator, a
             `PyDataset`, or a dataset that is not sharded), or shares of different numbers of
@@ -61,24 +63,21 @@ def multi_worker(model):
             "`keras.distribution` for JAX. "
             f"Received: backend={keras.backend.backend()}"
         )
-    version = tuple(map(int, re.findall(r"\d+", keras.__version__)[:2]))
-    if not _KNOWN[0] <= version < _KNOWN[1]:
-        first, end = (".".join(map(str, known)) for known in _KNOWN)
+    missing = [name for name in _OVERRIDDEN if not hasattr(type(model), name)]
+    if missing:
         raise RuntimeError(
-            f"`multi_worker` knows the trainer of Keras from {first} to before {end}. "
+            f"`multi_worker` overrides {missing}, which this trainer does not have. "
             f"Received: keras {keras.__version__}"
         )
     _check_scope(model)
-    if not hasattr(type(model), "_maybe_symbolic_build"):
-        raise RuntimeError(f"This Keras has another trainer. Received: keras {keras.__version__}")
     own = {
         "make_train_function": functools.partial(_make_train_function, model),
         "make_test_function": functools.partial(_make_test_function, model),
-        "_maybe_symbolic_build": lambda *_, **__: None,
         "fit": functools.partial(_fit, model),
         "evaluate": functools.partial(_evaluate, model),
     }
     vars(model).update(own)
+    build_no_more(model)
     return model
 
 
@@ -159,10 +158,9 @@ def _distributed(model, step):
         )
 
     def replica_step(data):
-        updates = Updates()
-        with gathered_by(updates):
+        with SharedStatistics() as statistics:
             logs = step(data)
-        return updates.apply(logs)
+        return statistics.share(logs)
 
     def distributed_step(iterator):
         logs = model.distribute_strategy.run(replica_step, args=(iterator.get_next(),))
@@ -186,23 +184,53 @@ def seen_by_workers(strategy, number):
     return strategy.gather(each, axis=0).numpy().tolist()
 
 
-class Updates:
-    """What the layers of a replica add to their averages in a step, before the workers share it."""
+class SharedStatistics(StatisticsScope):
+    """Holds back what the layers of a replica add to their averages in a step, and shares it with
+    all replicas, in one all-reduce."""
 
     def __init__(self):
-        self.moves = {}
+        self._moves = {}  # By the id of a variable: the variable and its move.
 
-    def add(self, variable, move, momentum):
-        _, earlier = self.moves.get(id(variable), (None, 0.0))
-        self.moves[id(variable)] = variable, momentum * earlier + move  # As if one by one.
+    def __enter__(self):
+        import tensorflow as tf
 
-    def apply(self, logs=None):
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        return super().__enter__()
+
+    def receive(self, averages, errors, valid, momentum):
+        self._refuse_inner_graphs(averages[0])
+        channels = averages[0].shape[0]
+        errors = mean_over_groups(errors, valid, channels)
+        # Where an earlier call of the step moved an average, this one starts from there; but a
+        # channel of which it has seen nothing stays where it is.
+        seen = ops.any(ops.reshape(valid, (-1, channels)), axis=0)
+        for average, error in zip(averages, errors, strict=True):
+            move = (1.0 - momentum) * ops.convert_to_tensor(error, average.dtype)
+            if id(average) in self._moves:
+                earlier = self._moves[id(average)][1]
+                move = ops.where(seen, momentum * earlier + move, earlier)
+            self._moves[id(average)] = average, move
+
+    def _refuse_inner_graphs(self, average):
+        import tensorflow as tf
+
+        if self._graph is not None and tf.compat.v1.get_default_graph() is not self._graph:
+            raise ValueError(
+                "`multi_worker` can't share the statistics of a layer that is called in a graph of "
+                "its own, such as the loop of `keras.layers.RNN`: unroll it (`unroll=True`). "
+                f"Received: {average.path}"
+            )
+
+    def flush(self):
+        self.share()
+
+    def share(self, logs=None):
         """Adds the means over all replicas, and returns those of the logs."""
         import tensorflow as tf
 
         logs = logs or {}
-        variables = [variable.value for variable, _ in self.moves.values()]
-        values = [move for _, move in self.moves.values()] + list(logs.values())
+        variables = [variable.value for variable, _ in self._moves.values()]
+        values = [move for _, move in self._moves.values()] + list(logs.values())
         if not values:
             return logs
         dtype = "float64" if any(value.dtype == "float64" for value in values) else "float32"
@@ -210,7 +238,7 @@ class Updates:
         context = tf.distribute.get_replica_context()
         mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, packed)
         parts = tf.split(mean, [value.shape.num_elements() for value in values])
-        self.moves = {}
+        self._moves = {}
 
         def assign(strategy, moves):
             for variable, move in zip(variables, moves, strict=True):

@@ -15,7 +15,17 @@ _KERNELS = {
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
     """The fastest `Normalization` for `x`; arguments as there."""
+    kernels = _kernels()
+    make = Normalization if kernels is None else kernels.normalization_of
+    return make(x, axis, microbatch_size, mask)
+
+
+def compiled(function):
+    """`function` of tensors, compiled where the backend can, for calls outside of training."""
+    kernels = _kernels()
+    return function if kernels is None else kernels.compiled(function)
+
+
+def _kernels():
     module = _KERNELS.get(keras.backend.backend())
-    if module is None:
-        return Normalization(x, axis, microbatch_size, mask)
-    return importlib.import_module(module).normalization_of(x, axis, microbatch_size, mask)
+    return None if module is None else importlib.import_module(module)

@@ -1,6 +1,10 @@
 """Normalization in JAX, in a form that lets XLA keep only the input for the backward pass."""
 
+import jax
+
 from keras_brn.kernels.normalization import Normalization
+
+compiled = jax.jit
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):

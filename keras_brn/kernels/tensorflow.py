@@ -10,6 +10,10 @@ import tensorflow as tf
 from keras_brn.kernels.normalization import Normalization
 
 
+def compiled(function):
+    return tf.function(function, reduce_retracing=True)
+
+
 def normalization_of(x, axis, microbatch_size=None, mask=None):
     whole = microbatch_size is None and mask is None and axis == len(x.shape) - 1
     if whole and axis > 1 and x.dtype == tf.float32 and _only_cpus():

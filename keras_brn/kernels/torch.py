@@ -4,6 +4,20 @@ import torch
 
 from keras_brn.kernels.normalization import Normalization
 
+is_compiling = torch.compiler.is_compiling
+
+
+def compiled(function):
+    """`function` without a gradient, and with random numbers of its own."""
+
+    def without_trace(*arguments):
+        # The dropout of Keras draws from PyTorch's own generators.
+        with torch.no_grad(), torch.random.fork_rng():
+            return function(*arguments)
+
+    return without_trace
+
+
 _update_stats = torch.ops.aten.batch_norm_update_stats
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 

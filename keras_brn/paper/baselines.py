@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_brn.kernels import normalization_of
-from keras_brn.layer import move_average
+from keras_brn.statistics import move_averages
 
 
 @keras.saving.register_keras_serializable(package="keras_brn")
@@ -37,11 +37,13 @@ class MicrobatchNormalization(keras.layers.BatchNormalization):
         if self.center:
             offset = offset + ops.reshape(self.beta, along_axis)
         y = normalization.normalize(x, mean, variance, scale, offset, self.epsilon)
-        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            if self.microbatch_size is not None:
-                value = ops.mean(value, axis=0)
-            value = ops.reshape(ops.stop_gradient(value), average.shape)
-            move_average(average, value - average, self.momentum)
+        averages = [self.moving_mean, self.moving_variance]
+        errors = [
+            ops.stop_gradient(value) - ops.reshape(average, along_axis)
+            for average, value in zip(averages, (mean, variance), strict=True)
+        ]
+        # Batchnorm takes all it sees into its averages, also what is not finite.
+        move_averages(averages, errors, ops.ones_like(mean, "bool"), self.momentum)
         return ops.cast(y, self.compute_dtype)
 
     def get_config(self):

@@ -6,6 +6,8 @@ import os
 import socket
 import time
 
+from keras_brn.extras import extra
+
 
 def connect_workers(timeout=600, port=8888):
     """A `tf.distribute.MultiWorkerMirroredStrategy`, once all workers are there.
@@ -24,7 +26,8 @@ def connect_workers(timeout=600, port=8888):
     Raises:
         RuntimeError: If a worker cannot be reached in that time.
     """
-    import tensorflow as tf
+    with extra("paper"):
+        import tensorflow as tf
 
     if "TF_CONFIG" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         os.environ["TF_CONFIG"] = _slurm_tf_config(port)

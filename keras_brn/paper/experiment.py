@@ -112,7 +112,7 @@ def scaled(experiment, steps, **changes):
     }
     for name in ("warmup_steps", "r_max_steps", "d_max_steps"):
         values[name] = round(getattr(experiment, name) * factor)
-    return dataclasses.replace(experiment, **{**values, **changes})
+    return dataclasses.replace(experiment, **(values | changes))
 
 
 # What `scaled` changes as well for Figure 3. A step of 128 images in groups of few labels has 64 or

@@ -14,7 +14,6 @@ from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.sampling import batches, in_order
 from keras_brn.paper.networks.small import small_inception
 from keras_brn.paper.records import describe_images, locked_error, provenance, run_lock, write_json
-from keras_brn.paper.results import estimate, percent
 from keras_brn.paper.training.files import check_equal, read_checkpoint_state, save_checkpoint
 
 NORMALIZATIONS = {
@@ -59,7 +58,7 @@ def old_and_new_glyphs(train_per_label=200, new_per_label=40):
 LEARNING_RATES = {"batchnorm": 3e-3, "frozen_batchnorm": 1e-3, "batch_renorm": 3e-3}
 
 
-def plan(seeds=range(3), batch_sizes=(2, 4)):
+def fine_tuning_runs(seeds=range(3), batch_sizes=(2, 4)):
     """The runs of the comparison, first seeds first."""
     return [
         FineTuning(name, batch_size, learning_rate=LEARNING_RATES[name], seed=seed)
@@ -209,39 +208,6 @@ def adapted(base, classes, run):
             # Keras: not trainable is inference.
             layer.trainable = run.normalization != "frozen_batchnorm"
     return renormalize(model) if run.normalization == "batch_renorm" else model
-
-
-def summarize(results):
-    """The `estimate` of the final accuracy over the seeds, by batch size and normalization; and of
-    its difference from batchnorm's, under `over_batchnorm`."""
-    summary = {}
-    for batch_size in sorted({result["batch_size"] for result in results}):
-        final = {name: {} for name in NORMALIZATIONS}
-        for result in results:
-            if result["batch_size"] == batch_size:
-                final[result["normalization"]][result["seed"]] = result["accuracy"][-1]
-        seeds = sorted(set.intersection(*map(set, final.values())))
-        columns = {name: [of[seed] for seed in seeds] for name, of in final.items()}
-        if seeds:
-            plain = columns["batchnorm"]
-            summary[str(batch_size)] = {
-                name: {
-                    **estimate(lambda a: a, column),
-                    "over_batchnorm": estimate(lambda a, b: a - b, column, plain),
-                }
-                for name, column in columns.items()
-            }
-    return summary
-
-
-def table(summary):
-    """Markdown of what `summarize` returned."""
-    heads = [f"{batch_size} images a step" for batch_size in summary]
-    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name, label in NORMALIZATIONS.items():
-        cells = [percent(of_batch[name]) for of_batch in summary.values()]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _compile(model, learning_rate, steps):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import keras
 
+from keras_brn.extras import extra
 from keras_brn.version import __version__
 
 
@@ -46,7 +47,8 @@ def run_lock(path):
     Args:
         path: Path of the result; the lock is a file beside it, which goes when the block is done.
     """
-    import filelock
+    with extra("paper"):
+        import filelock
 
     path = Path(path).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,21 @@
-"""All runs behind the figures, scaled to a laptop, and the figures themselves.
+"""All runs behind the figures, scaled to a laptop; the figures themselves; and their tables.
 
     python -m keras_brn.paper.reproduce [--tiny-imagenet PATH] [--results results] [--out figures]
 
 Runs that `--results` already holds are not repeated, and one that was cut off goes on where it was,
 so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
 processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these.
+
+Figures, their summaries and tables are made anew from stored runs, without training or data, by
+
+    python -m keras_brn.paper.reproduce --stored figures --only-figures
+
+(All but the picture of the correction, for which the stored runs have too little.)
 """
 
 import argparse
-import functools
+import json
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from keras_brn.paper import fine_tuning
 from keras_brn.paper.data.glyphs import load_glyphs
@@ -22,40 +26,26 @@ from keras_brn.paper.experiment import (
     figure_2,
     figure_3,
     figure_4,
-    figure_4_name,
     figure_5,
     scaled,
     sigma_averaged,
     spread,
 )
-from keras_brn.paper.figures import (
-    plot_alpha_and_ramp,
-    plot_curves,
-    plot_few_labels,
-    plot_fine_tuning,
-    plot_group_sizes,
-)
-from keras_brn.paper.records import write_json
-from keras_brn.paper.results import (
-    FIGURES,
-    as_results,
-    as_runs,
-    by_steps,
-    estimate_of_best,
-    load_figure,
-    save_figure,
-    summarize,
-)
+from keras_brn.paper.figures import files
+from keras_brn.paper.results import as_results, as_runs, load_figure, runs_by_steps, stored_tables
 from keras_brn.paper.training import completed_result, store_result, train
-from keras_brn.plot import plot_correction
 
 STEPS = 4_000
-SHORT, LONG, LONGEST = 0.25, 4, 10  # Some runs are of so many times these steps.
-SETTINGS = {  # Of the figures.
-    **{"1": "labels", "2": "labels", "4": "labels", "5": "labels"},
-    **{"3": "few_labels", "3_long": "few_labels", "3_longest": "few_labels"},
+SHORT, LONGEST = 0.25, 10  # Some runs are of so many times these steps.
+CHANGES = {"labels": {}, "few_labels": FEW_LABELS}  # To `scaled`, by the setting of a figure.
+SETTINGS = {
+    "1": "labels",
+    "2": "labels",
+    "3": "few_labels",
+    "3_longest": "few_labels",
+    "4": "labels",
+    "5": "labels",
 }
-TITLES = {"glyphs": "glyphs", "tiny_imagenet": "Tiny ImageNet, 32x32"}
 
 
 def few_glyphs():
@@ -64,7 +54,7 @@ def few_glyphs():
     return load_glyphs(1_250, 100, difficulty=1.6, labels=80)
 
 
-def plan(data_sets, steps=STEPS):
+def planned_runs(data_sets, steps=STEPS):
     """The runs of all figures, first seeds first: triples of "labels" or "few_labels", a data set
     and an `Experiment`.
 
@@ -86,13 +76,11 @@ def plan(data_sets, steps=STEPS):
         ("labels", 1, figure_5(), 2, 0),
         ("labels", 1, figure_4(), 1, 0),
         ("labels", 1, sigma_averaged(), 2, 0),
-        ("few_labels", LONG, [*figure_3(8), *figure_3(2)[1::2]], 0, 1),
         ("few_labels", LONGEST, figure_3(8), 0, 1),
         ("labels", SHORT, figure_4(), 1, 0),
     )
-    changes = {"labels": {}, "few_labels": FEW_LABELS}
     planned = [
-        (setting, name, scaled(run, round(length * steps), seed=seed, **changes[setting]))
+        (setting, name, scaled(run, round(length * steps), seed=seed, **CHANGES[setting]))
         for seed in range(5)
         for setting, length, runs, of_glyphs, of_tiny_imagenet in comparisons
         for name in data_sets
@@ -102,114 +90,67 @@ def plan(data_sets, steps=STEPS):
     return list(dict.fromkeys(planned))
 
 
-def take_over(figures, results):
-    """Keeps the runs of stored figures as `train` would."""
+def take_over_runs(figures, results):
+    """Keeps the runs of stored figures as `train` would.
+
+    Args:
+        figures: Folder of the figures.
+        results: Folder of the results.
+    """
     for figure, setting in SETTINGS.items():
         path = figures / f"figure{figure}.json"
-        for result in as_results(load_figure(path)) if path.exists() else ():
+        for result in as_results(load_figure(path)["runs"]) if path.exists() else ():
             store_result(result, results / setting)
 
 
-def draw(runs, out):
-    """Writes Figures 1, 2 and 5 as far as there are runs, these as `as_runs` returns them."""
-    names = {run["name"] for run in runs}
-    of = _by_data(runs)
-    data_sets = list(of)
-    for number in (1, 2):
-        if names.issuperset(FIGURES[number]):
-            picture = Figure(figsize=(6 * len(data_sets), 4.2))
-            columns = picture.subplots(1, len(data_sets), squeeze=False)[0]
-            for axes, name in zip(columns, data_sets, strict=True):
-                plot_curves(axes, of[name], number, TITLES[name])
-            summary = {name: summarize(of[name], number) for name in data_sets}
-            shown = [*FIGURES[number]]
-            if number == 2 and "batchnorm_micro4_sigma" in names:
-                shown.append("batchnorm_micro4_sigma")
-                summary["glyphs"]["sigma_averaged"] = estimate_of_best(of["glyphs"], shown[-1])
-            _save(picture, number, runs, shown, summary, out)
-    wanted = sorted(experiment.name for experiment in figure_5())
-    if names.issuperset(wanted):
-        picture = Figure(figsize=(6, 4.2))
-        plot_group_sizes(picture.subplots(), of["glyphs"], TITLES["glyphs"])
-        summary = {"glyphs": {name: estimate_of_best(of["glyphs"], name) for name in wanted}}
-        _save(picture, 5, of["glyphs"], wanted, summary, out)
-
-
-def draw_alpha_and_ramp(runs, out):
-    """Writes Figure 4: a panel for each length of which there is the grid.
+def train_all(planned, data_sets, results):
+    """Trains what is not yet trained.
 
     Args:
-        runs: Dict from numbers of steps to runs, as `by_steps` returns it.
+        planned: As `planned_runs` returns it.
+        data_sets: Dict from pairs of setting and name to data sets.
+        results: Folder of the results.
+    """
+    for setting, name, run in planned:
+        print(setting, name, run, flush=True)
+        train(run, data_sets[setting, name], results / setting)
+
+
+def fine_tune_all(planned, results):
+    """Runs what `fine_tuning_runs` returns, where it was not run before; all begin with one
+    network."""
+    old, new = fine_tuning.old_and_new_glyphs()
+    base = fine_tuning.pretrained(old, 1_000, results / "base.keras")
+    for run in planned:
+        print(run, flush=True)
+        fine_tuning.fine_tune(run, base, new, results)
+
+
+def write_all(results, tuned, steps, out):
+    """Writes all figures, as far as there are runs.
+
+    Args:
+        results: Dict from "labels" and "few_labels" to lists of what `train` returned.
+        tuned: List of what `fine_tune` returned.
+        steps: Number of training steps, from which few runs differ.
         out: Folder.
     """
-    wanted = sorted(experiment.name for experiment in figure_4())
-    of = {
-        steps: [run for run in found if run["data"] == "glyphs"]
-        for steps, found in runs.items()
-        if {run["name"] for run in found}.issuperset(wanted)
-    }
-    if of:
-        picture = Figure(figsize=(6 * len(of), 4.2))
-        panels = picture.subplots(1, len(of), squeeze=False)[0]
-        for axes, (steps, found) in zip(panels, of.items(), strict=True):
-            plot_alpha_and_ramp(axes, found, f"{TITLES['glyphs']}, {steps:,} steps")
-        summary = {
-            str(steps): {name: estimate_of_best(found, name) for name in wanted}
-            for steps, found in of.items()
-        }
-        _save(picture, 4, [run for found in of.values() for run in found], wanted, summary, out)
+    out.mkdir(parents=True, exist_ok=True)
+    labels = runs_by_steps(as_runs(results["labels"]))
+    few_labels = runs_by_steps(as_runs(results["few_labels"]))
+    for number in (1, 2):
+        files.write_comparison(labels.get(steps, []), number, out)
+    files.write_few_labels(few_labels.get(steps, []), "3", out)
+    files.write_few_labels(few_labels.get(LONGEST * steps, []), "3_longest", out)
+    files.write_alpha_and_ramp(labels, out)
+    files.write_group_sizes(labels.get(steps, []), out)
+    files.write_correction(runs_by_steps(results["labels"]).get(steps, []), out)
+    files.write_fine_tuning(tuned, out)
 
 
-def draw_few_labels(runs, figure, out):
-    """Writes Figure "3", "3_long" or "3_longest" from what `as_runs` returns of its runs."""
-    of = _by_data(runs)
-    if not of:
-        return
-    several = len({run["images_per_label"] for run in runs} - {None}) > 1
-    picture = Figure(figsize=(15 if several else 7, 4 * len(of)), layout="constrained")
-    plot_few_labels(picture, {TITLES[name]: found for name, found in of.items()})
-    summary = {
-        name: {
-            str(k): summarize(found, 3, images_per_label=k)
-            for k in sorted({run["images_per_label"] for run in found} - {None})
-        }
-        for name, found in of.items()
-    }
-    _save(picture, figure, runs, FIGURES[3], summary, out)
-
-
-def _by_data(runs):
-    of = {name: [run for run in runs if run["data"] == name] for name in TITLES}
-    return {name: found for name, found in of.items() if found}
-
-
-def draw_correction(results, out):
-    """Writes the picture of the correction in Figure 2's Batch Renorm; and beside it that of the
-    run with a quarter of its alpha, too."""
-    names = figure_4_name(1, 1), figure_4_name(0.25, 1)
-    wanted = {"data": "glyphs", "seed": 0}.items()
-    runs = [run for run in results if wanted <= run.items() and run["name"] in names]
-    whole = all("layers" in run["correction"] for run in runs)  # Stored figures hold means alone.
-    if whole and runs and runs[0]["name"] == names[0]:
-        picture = Figure(figsize=(13, 6), layout="constrained")
-        plot_correction(picture, runs[0]["step"], runs[0]["correction"])
-        picture.savefig(out / "correction.png", dpi=100)
-        write_json(out / "correction.json", {"runs": runs})
-
-
-def draw_fine_tuning(results, out):
-    """Writes the picture of the fine-tuning runs, and their results beside it."""
-    if results:
-        picture = Figure(figsize=(10, 4.2), layout="constrained")
-        plot_fine_tuning(picture, results)
-        picture.savefig(out / "fine_tuning.png", dpi=120)
-        summary = fine_tuning.summarize(results)
-        write_json(out / "fine_tuning.json", {"runs": results, "summary": summary})
-
-
-def _save(picture, number, runs, names, summary, out):
-    runs = [run for run in runs if run["name"] in names]
-    save_figure(picture, runs, summary, out / f"figure{number}.png")
+def _stored_fine_tuning(figures):
+    path = figures / "fine_tuning.json"
+    return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
 def main():
@@ -223,39 +164,32 @@ def main():
     parser.add_argument("--stored", type=Path, help="folder of figures, whose runs are kept")
     options = parser.parse_args()
     if options.stored is not None:
-        take_over(options.stored, options.results)
-    loaders = {("labels", "glyphs"): load_glyphs, ("few_labels", "glyphs"): few_glyphs}
-    if options.tiny_imagenet is not None:
-        photographs = functools.cache(lambda: load_tiny_imagenet(options.tiny_imagenet))
-        loaders |= {(setting, "tiny_imagenet"): photographs for setting in ("labels", "few_labels")}
-    planned = plan(dict.fromkeys(name for _, name in loaders), options.steps)
-    adaptations = fine_tuning.plan()
-    options.out.mkdir(parents=True, exist_ok=True)
+        take_over_runs(options.stored, options.results)
+    names = ["glyphs"]
+    if options.tiny_imagenet is not None or options.only_figures:
+        names.append("tiny_imagenet")
+    planned = planned_runs(names, options.steps)
+    tuning = fine_tuning.fine_tuning_runs()
     if not options.only_figures:
         part, parts = map(int, options.part.split("/"))
-        data_sets = {key: load() for key, load in loaders.items()}
-        for setting, name, run in planned[part - 1 :: parts]:
-            print(setting, name, run, flush=True)
-            train(run, data_sets[setting, name], options.results / setting)
-        if part == 1:  # These are short, and begin with one network.
-            old, new = fine_tuning.old_and_new_glyphs()
-            base = fine_tuning.pretrained(old, 1_000, options.results / "base.keras")
-            for run in adaptations:
-                print(run, flush=True)
-                fine_tuning.fine_tune(run, base, new, options.results)
-    results = {"labels": [], "few_labels": []}
+        data_sets = {("labels", "glyphs"): load_glyphs(), ("few_labels", "glyphs"): few_glyphs()}
+        if options.tiny_imagenet is not None:
+            photographs = load_tiny_imagenet(options.tiny_imagenet)
+            data_sets |= {(setting, "tiny_imagenet"): photographs for setting in CHANGES}
+        train_all(planned[part - 1 :: parts], data_sets, options.results)
+        if part == 1:  # These are short.
+            fine_tune_all(tuning, options.results)
+    results = {setting: [] for setting in CHANGES}
     for setting, name, run in planned:
         result = completed_result(run, name, options.results / setting)
         results[setting] += [] if result is None else [result]
-    labels, few_labels = (by_steps(as_runs(found)) for found in results.values())
-    draw(labels.get(options.steps, []), options.out)
-    draw_alpha_and_ramp(labels, options.out)
-    draw_few_labels(few_labels.get(options.steps, []), "3", options.out)
-    draw_few_labels(few_labels.get(LONG * options.steps, []), "3_long", options.out)
-    draw_few_labels(few_labels.get(LONGEST * options.steps, []), "3_longest", options.out)
-    draw_correction(by_steps(results["labels"]).get(options.steps, []), options.out)
-    adapted = [fine_tuning.stored_result(run, options.results) for run in adaptations]
-    draw_fine_tuning([result for result in adapted if result is not None], options.out)
+    tuned = [fine_tuning.stored_result(run, options.results) for run in tuning]
+    tuned = [result for result in tuned if result is not None]
+    if not tuned and options.stored is not None:
+        tuned = _stored_fine_tuning(options.stored)
+    write_all(results, tuned, options.steps, options.out)
+    for title, table in stored_tables(options.out).items():
+        print(f"\n{title}:\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from keras_brn.benchmarks import layer as benchmark
 from keras_brn.benchmarks import timing
 
 
+@pytest.mark.once
 def test_functions_take_turns(monkeypatch):
     clock, order = [0.0], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
@@ -25,6 +26,7 @@ def test_functions_take_turns(monkeypatch):
     assert "".join(order[6:]) == "abba" * 5 or "".join(order[6:]) == "baab" * 5
 
 
+@pytest.mark.once
 def test_a_short_call_is_repeated_within_its_turn(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
@@ -63,6 +65,7 @@ def test_results_are_kept_and_shown(monkeypatch, tmp_path, backend, capsys):
     assert (tmp_path / "benchmark.png").stat().st_size > 5_000
 
 
+@pytest.mark.once
 def test_memory_is_the_peak_of_a_step(monkeypatch):
     size = 64 * 2**20
 

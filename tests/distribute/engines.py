@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 import keras_brn
-from keras_brn import BatchRenormalization, RenormSchedule, average_statistics, linear_ramp
+from keras_brn import BatchRenormalization, LinearRamp, RenormSchedule, average_statistics
 from keras_brn.averaging import AveragedModel
 from keras_brn.paper.baselines import MicrobatchNormalization
 from keras_brn.paper.cluster import distribute_batches
@@ -168,16 +168,14 @@ def ddp_loop(model, x, y):
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
     layers = [layer for layer in model.layers if isinstance(layer, BatchRenormalization)]
     epoch = list(zip(torch.tensor(x).chunk(STEPS), torch.tensor(y).chunk(STEPS), strict=True))
-    for step, (images, labels) in enumerate(EPOCHS * epoch):
-        for layer in layers:
-            layer.set_bounds(*linear_ramp(step, *RAMP))
+    for layer in layers:
+        layer.set_schedule(LinearRamp(*RAMP))
+    for images, labels in EPOCHS * epoch:
         logits = parallel(images, training=True)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
         average_statistics(model)
-    for layer in layers:
-        layer.step.assign(EPOCHS * STEPS)  # Which a loop without RenormSchedule does not count.
     return model.get_weights()
 
 
@@ -267,12 +265,10 @@ def multi_worker_loop(strategy, model, dataset):
     step = tf.function(lambda x, y: strategy.run(replica_step, args=(x, y)))
     layers = [layer for layer in model.layers if isinstance(layer, BatchRenormalization)]
     batches = strategy.experimental_distribute_dataset(dataset.repeat(EPOCHS))
-    for done, batch in enumerate(batches):
-        for layer in layers:
-            layer.set_bounds(*linear_ramp(done, *RAMP))
-        step(*batch)
     for layer in layers:
-        layer.step.assign(EPOCHS * STEPS)
+        layer.set_schedule(LinearRamp(*RAMP))
+    for batch in batches:
+        step(*batch)
     return model.get_weights()
 
 

@@ -16,7 +16,8 @@ def prepare(folder):
     """Leaves the archives in `folder / "manual"`, and what is made of them in `folder / "data"`."""
     names, validation = official_labels(folder / "data")
     write_archives(folder / "manual", names[:LABELS], validation, PER_LABEL)
-    prepare_imagenet(folder / "manual", folder / "data")
+    images = {"train": LABELS * PER_LABEL, "validation": VALIDATION}
+    prepare_imagenet(folder / "manual", folder / "data", images)
 
 
 def official_labels(folder):

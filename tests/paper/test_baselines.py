@@ -9,6 +9,8 @@ from keras import ops
 from keras_brn import BatchRenormalization
 from keras_brn.paper.baselines import MicrobatchNormalization
 
+pytestmark = pytest.mark.each_backend
+
 
 def numpy(value):
     return ops.convert_to_numpy(value)

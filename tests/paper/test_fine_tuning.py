@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_brn import BatchRenormalization
+from keras_brn.paper import fine_tuning
 from keras_brn.paper.data.images import Images
 from keras_brn.paper.fine_tuning import (
     NORMALIZATIONS,
@@ -17,13 +18,8 @@ from keras_brn.paper.fine_tuning import (
     fine_tune,
     pretrained,
     stored_result,
-    summarize,
-    table,
 )
 from keras_brn.paper.records import run_lock
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +85,21 @@ def test_a_run(images, base, tmp_path, monkeypatch):
         fine_tune(FineTuning(batch_size=2, epochs=3), base, few, tmp_path)
 
 
-def test_a_base_of_another_training_is_refused(images, base, tmp_path):
+@pytest.fixture
+def tiny_base(images, tmp_path, monkeypatch):
+    """Of a network that is quick to compile."""
+
+    def tiny(normalization, input_shape, classes, width):
+        x = inputs = keras.Input(input_shape)
+        x = keras.layers.ReLU()(normalization()(keras.layers.Conv2D(4 * width, 3, 4)(x)))
+        return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(x)))
+
+    monkeypatch.setattr(fine_tuning, "small_inception", tiny)
+    return pretrained(images, 1, tmp_path / "base.keras", width=1)
+
+
+def test_a_base_of_another_training_is_refused(images, tiny_base, tmp_path):
     path = tmp_path / "base.keras"
-    pretrained(images, 1, path, width=1)
     others = dataclasses.replace(images, train_labels=np.roll(images.train_labels, 1))
     for arguments, message in (
         ((images, 1_000_000, path, 1), r"'steps': \(1, 1000000\)"),
@@ -101,12 +109,13 @@ def test_a_base_of_another_training_is_refused(images, base, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             pretrained(*arguments)
-    base.save(path)  # Without what it was trained from.
+    tiny_base.save(path)  # Without what it was trained from.
     with pytest.raises(ValueError, match="base.keras` does not say what it was trained from"):
         pretrained(images, 1, path, width=1)
 
 
-def test_a_result_of_another_base_or_of_other_images_is_refused(images, base, tmp_path):
+def test_a_result_of_another_base_or_of_other_images_is_refused(images, tiny_base, tmp_path):
+    base = tiny_base
     run = FineTuning(batch_size=8, epochs=1)
     result = fine_tune(run, base, images, tmp_path)
     other = keras.models.clone_model(base)
@@ -122,11 +131,10 @@ def test_a_result_of_another_base_or_of_other_images_is_refused(images, base, tm
         fine_tune(run, base, images, tmp_path)
 
 
-def test_a_result_that_another_process_trains_is_refused(images, base, tmp_path):
-    run = FineTuning()
+def test_a_result_that_another_process_trains_is_refused(images, tmp_path):
     with run_lock(tmp_path / "fine_tuning-batch_renorm-batch4-seed0.json"):
         with pytest.raises(RuntimeError, match="Another process trains this run"):
-            fine_tune(run, base, images, tmp_path)
+            fine_tune(FineTuning(), None, images, tmp_path)
     with run_lock(tmp_path / "base.keras"), pytest.raises(RuntimeError, match="base.keras"):
         pretrained(images, 1, tmp_path / "base.keras")
 
@@ -134,25 +142,3 @@ def test_a_result_that_another_process_trains_is_refused(images, base, tmp_path)
 def test_other_normalizations_are_refused(images, base, tmp_path):
     with pytest.raises(ValueError, match="normalization='layer_norm'"):
         fine_tune(FineTuning("layer_norm"), base, images, tmp_path)
-
-
-def test_summary_pairs_the_seeds():
-    def result(normalization, seed, accuracy):
-        return {
-            "normalization": normalization,
-            "batch_size": 2,
-            "seed": seed,
-            "accuracy": [0.0, accuracy],
-        }
-
-    results = [
-        result(name, seed, 0.1 * seed + 0.2 * k + (0.4 if seed == 2 else 0))
-        for seed in range(3)
-        for k, name in enumerate(NORMALIZATIONS)
-        if (k, seed) != (1, 2)
-    ]
-    summary = summarize(results)
-    of_renorm = summary["2"]["batch_renorm"]
-    assert of_renorm["seeds"] == 2 and of_renorm["value"] == pytest.approx(0.45)
-    assert of_renorm["over_batchnorm"]["low"] == pytest.approx(0.4)
-    assert "| Batch Renorm, after `renormalize` | 45.0 % [40.0, 50.0] |" in table(summary)

@@ -1,7 +1,7 @@
 """ImageNet, on a small one that the same builder has prepared from archives like the official."""
 
 import re
-import tarfile
+import warnings
 
 import keras
 import numpy as np
@@ -12,11 +12,8 @@ from small_imagenet import LABELS, PER_LABEL, VALIDATION, official_labels
 
 from keras_brn.benchmarks import input as throughput
 from keras_brn.paper.data import imagenet
+from keras_brn.paper.data.imagenet import checks
 from keras_brn.paper.data.sampling import batches, in_order
-
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="The same on every backend."
-)
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def test_what_is_loaded(small, imagenet_folder):
 
 
 def test_labels_are_read_once(small, imagenet_folder, monkeypatch):
-    monkeypatch.setattr(imagenet, "_read_labels", None)
+    monkeypatch.setattr(checks, "_check_all", None)
     again = imagenet.load_imagenet(imagenet_folder / "data", size=64)
     np.testing.assert_array_equal(again.labels["train"], small.labels["train"])
 
@@ -129,6 +126,17 @@ def test_the_number_of_batches_is_known(small):
     assert in_order(small, 8).cardinality() == 3  # 20 images.
 
 
+def test_an_evaluation_knows_its_end(small):
+    model = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.GlobalAveragePooling2D()])
+    model.add(keras.layers.Dense(1000))
+    model.compile(loss="categorical_crossentropy", jit_compile=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Keras warns where the data end unexpectedly.
+        model.evaluate(in_order(small, 8), verbose=0)
+    workers = [in_order(small, 7, worker=k, workers=2).cardinality() for k in range(2)]
+    assert workers == [2, 2]  # What the workers compare: unknown would be -2.
+
+
 def test_trains(small):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1000)]
@@ -169,21 +177,3 @@ def test_throughput(small, imagenet_folder, tfrecord_folder, capsys):
     x, y = next(iter(throughput.plain(tfrecord_folder, small.image_shape)))
     ((ours, labels),) = batches(small, throughput.BATCH, 1, 0)
     assert x.shape == ours.shape and x.dtype == ours.dtype and y.shape == labels.shape
-
-
-def test_refuses_a_missing_archive(tmp_path):
-    with pytest.raises(ValueError, match="ILSVRC2012_img_train.tar is missing"):
-        imagenet.prepare_imagenet(tmp_path, tmp_path / "data")
-
-
-def test_refuses_a_folder_in_an_archive(imagenet_folder, tmp_path):
-    """TFDS would take it for an image, and give the next image its label."""
-    for archive in (imagenet_folder / "manual").iterdir():
-        (tmp_path / archive.name).write_bytes(archive.read_bytes())
-    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "a") as archive:
-        entry = archive.gettarinfo(tmp_path)
-        entry.name = "val"
-        archive.addfile(entry)
-    with pytest.raises(ValueError, match="an entry 'val'"):
-        imagenet.prepare_imagenet(tmp_path, tmp_path / "data")
-    assert not (tmp_path / "data").exists()

@@ -1,14 +1,10 @@
 """Inception-v3, against its published counts."""
 
-import keras
 import numpy as np
 import pytest
 
 from keras_brn import BatchRenormalization
 from keras_brn.paper.networks.inception import inception_v3
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip("The same code on every backend.", allow_module_level=True)
 
 
 def fixed_gamma():

@@ -58,6 +58,7 @@ def test_all_ordered_choices_are_alike():
     sampler = Sampler([0] * 4 + [1] * 7, batch_size=12, seed=0, group=12, images_per_label=3)
     indices, _ = draws(sampler, 6_000)
     triples = indices.reshape(-1, 3, 4).transpose(0, 2, 1).reshape(-1, 3)
+    assert np.diff(np.sort(triples, axis=1)).all()  # Different images.
     of_first = triples[triples[:, 0] < 4]
     kinds, counts = np.unique(of_first, axis=0, return_counts=True)
     assert len(kinds) == 24 and likely(chisquare(counts).statistic, 23)
@@ -125,13 +126,13 @@ def movements(images, variations):
 
 
 def test_shifts_and_mirrors_are_alike():
-    indices, variations = draws(Sampler(np.arange(10), batch_size=128, seed=0), 1_000)
+    indices, variations = draws(Sampler(np.arange(10), batch_size=40, seed=0), 1_500)
     down, right, mirrored = movements(numbered(), variations.reshape(-1, 2))
     assert (down.min(), down.max(), right.min(), right.max()) == (-4, 4, -4, 4)
     kinds = (down * 9 + right + 40) * 2 + mirrored
     assert uniform(kinds, 162)
     assert uniform(kinds[:-1] // 18 * 9 + kinds[1:] // 18, 81)  # From image to image,
-    assert uniform(kinds[:-128] // 18 * 9 + kinds[128:] // 18, 81)  # from step to step,
+    assert uniform(kinds[:-40] // 18 * 9 + kinds[40:] // 18, 81)  # from step to step,
     assert uniform(kinds * 10 + indices.ravel(), 1620)  # and of each image.
 
 

@@ -15,10 +15,7 @@ import worker_program
 from keras_brn.paper.cluster import _slurm_tf_config, connect_workers, worker_rank
 from keras_brn.paper.launch import free_addresses, start, wait
 
-pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 PROGRAM = Path(worker_program.__file__)
 
 

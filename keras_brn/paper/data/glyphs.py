@@ -12,8 +12,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_brn.extras import extra
 from keras_brn.paper.data.files import cached, digest_of_maker
 from keras_brn.paper.data.images import Images
+
+with extra("paper"):
+    import matplotlib
+    from PIL import Image, ImageFont
 
 SIZE = 32
 _TEMPLATE, _BOX = 48, 40  # Pixels of a template, and of the longer side of the glyph in it.
@@ -117,7 +122,8 @@ def _render_round(templates, difficulty, rng):
 
 def _warp(glyphs, difficulty, rng):
     """Maps the templates to `SIZE` pixels by random affine maps."""
-    import tensorflow as tf  # A fast warp, and the same whatever the backend of Keras.
+    with extra("paper"):
+        import tensorflow as tf  # A fast warp, and the same whatever the backend of Keras.
 
     n = len(glyphs)
     angle = rng.normal(0, 0.13, n) * difficulty
@@ -143,8 +149,6 @@ def _warp(glyphs, difficulty, rng):
 
 def _fonts():
     """The twelve faces of the DejaVu fonts that come with matplotlib."""
-    import matplotlib
-
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [path for path in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in path.name]
 
@@ -152,8 +156,6 @@ def _fonts():
 @functools.cache
 def _templates():
     """The glyphs, cropped, scaled and centered: uint8 (faces, characters, height, width)."""
-    from PIL import Image, ImageFont
-
     paths = _fonts()
     templates = np.zeros((len(paths), len(CHARACTERS), _TEMPLATE, _TEMPLATE), "uint8")
     for face, path in enumerate(paths):

@@ -4,6 +4,8 @@ import functools
 
 import numpy as np
 
+from keras_brn.extras import extra
+
 # Each use of random numbers has a stream of its own.
 _LABELS, _IMAGES, _VARIATIONS = range(3)
 
@@ -189,7 +191,8 @@ def batches(
     Raises:
         ValueError: If the workers do not divide the batch, or for what `Sampler` refuses.
     """
-    import tensorflow as tf
+    with extra("paper"):
+        import tensorflow as tf
 
     if not 0 <= worker < workers or batch_size % workers:
         raise ValueError(
@@ -216,12 +219,13 @@ def in_order(images, batch_size, part="validation", worker=0, workers=1, indices
 
     `indices` are integers: which of the images, `None` for all.
     """
-    import tensorflow as tf
+    with extra("paper"):
+        import tensorflow as tf
 
     indices = np.arange(len(images.labels[part])) if indices is None else np.asarray(indices)
     indices = tf.constant(indices[worker::workers], "int64")
     draws = tf.data.Dataset.from_tensor_slices(indices).batch(batch_size)
-    draws = draws.map(lambda index: (index, tf.stack([index, index], 1)))
+    draws = draws.map(lambda indices: (indices, tf.stack([indices, indices], 1)))
     return _read(images, draws, batch_size, part, augment=False)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_brn.extras import extra
 from keras_brn.paper.data.files import cached, digest_of_maker
 from keras_brn.paper.data.images import Images
 
@@ -52,7 +53,8 @@ def _digest_of_source(path):
 
 def _decode_tiny_imagenet(path, size):
     """The arrays of `Images`, sorted by label; labels in the order of their WordNet ids."""
-    import tensorflow as tf
+    with extra("paper"):
+        import tensorflow as tf
 
     train, validation, annotations = {}, {}, None
     progress = keras.utils.Progbar(110_000, unit_name="image", interval=1)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_brn.distribute.tensorflow import multi_worker, seen_by_workers
+from keras_brn.extras import extra
 from keras_brn.monitor import RenormMonitor
 from keras_brn.paper.cluster import distribute_batches, replica_count, strategy_scope
 from keras_brn.paper.records import describe_images, locked_error, provenance, run_lock
@@ -79,7 +80,8 @@ def train(
     """
     _check_arguments(experiment, backups, strategy, evaluation_batch_size)
     if log_dir is not None:
-        import tensorboard  # noqa: F401  Keras would miss it after the first epoch.
+        with extra("tensorboard"):
+            import tensorboard  # noqa: F401  Keras would miss it after the first epoch.
     images = describe_images(data)
     path = result_path(experiment, data.name, folder)
     run = Run(experiment, data, path, backups, strategy, evaluation_batch_size)

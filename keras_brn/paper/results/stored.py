@@ -1,0 +1,43 @@
+"""The tables of the stored figures, as the README shows them."""
+
+import json
+from pathlib import Path
+
+from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
+from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
+
+
+def stored_tables(folder):
+    """Markdown tables of the summaries in a folder of figures.
+
+    Args:
+        folder: As `python -m keras_brn.paper.reproduce --out` writes it.
+
+    Returns:
+        Dict from what a table is of to the table, as far as there are figures.
+    """
+    folder = Path(folder)
+
+    def summary(name):
+        path = folder / f"{name}.json"
+        return json.loads(path.read_text())["summary"] if path.exists() else {}
+
+    tables = {}
+    for number in (1, 2):
+        columns = {TITLES[data]: values for data, values in summary(f"figure{number}").items()}
+        if columns:
+            tables[f"Figure {number}"] = figure_table(number, columns)
+    by_images_per_label = {}
+    for name, length in (("figure3", ""), ("figure3_longest", ", 40,000 steps")):
+        for data, of_data in summary(name).items():
+            for images_per_label, values in of_data.items():
+                columns = by_images_per_label.setdefault(int(images_per_label), {})
+                columns[FEW_LABELS_TITLES[data] + length] = values
+    for images_per_label, columns in sorted(by_images_per_label.items()):
+        title = f"Figure 3, {32 // images_per_label} labels x {images_per_label} images"
+        tables[title] = figure_table(3, columns)
+    if of_group_sizes := summary("figure5"):
+        tables["Figure 5"] = group_size_table(of_group_sizes["glyphs"])
+    if of_fine_tuning := summary("fine_tuning"):
+        tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
+    return tables

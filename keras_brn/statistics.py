@@ -1,0 +1,74 @@
+"""Where the statistics of a training step go: into the averages, or to a scope that takes them."""
+
+import math
+import threading
+
+from keras import ops
+
+_local = threading.local()
+
+
+class StatisticsScope:
+    """Receives what the layers called in its block would move their averages by.
+
+    Within `with scope:`, in the same thread, normalization layers of this package do not move
+    their averages, but call `scope.receive`. Scopes may be nested: the innermost receives.
+    """
+
+    def receive(self, averages, errors, valid, momentum):
+        """What one call of a layer in training has measured.
+
+        Args:
+            averages: List of the layer's variables, (channels,).
+            errors: List of tensors, how far the averages are from the statistics of each group of
+                examples: (channels,), or with an axis of groups first and axes of length 1 besides.
+                To be ignored where `valid` is `False`.
+            valid: Boolean tensor of the shape of an error: where the statistics are finite and
+                there were examples to compute them from.
+            momentum: Float; the layer would add `(1 - momentum)` of the `mean_over_groups`.
+        """
+        raise NotImplementedError
+
+    def flush(self):
+        """Brings the averages up to date, for what comes after them within a training step."""
+
+    def __enter__(self):
+        _scopes().append(self)
+        return self
+
+    def __exit__(self, *_):
+        _scopes().pop()
+
+
+def _scopes():
+    if not hasattr(_local, "scopes"):
+        _local.scopes = []
+    return _local.scopes
+
+
+def move_averages(averages, errors, valid, momentum):
+    """Moves averages towards the statistics of a minibatch, or hands on what would; arguments as
+    of `StatisticsScope.receive`."""
+    if _scopes():
+        _scopes()[-1].receive(averages, errors, valid, momentum)
+        return
+    channels = averages[0].shape[0]
+    for average, error in zip(averages, mean_over_groups(errors, valid, channels), strict=True):
+        average.assign_add((1.0 - momentum) * ops.convert_to_tensor(error, average.dtype))
+
+
+def flush_statistics():
+    """Brings the averages up to date where an enclosing scope holds back what moves them."""
+    for scope in _scopes():
+        scope.flush()
+
+
+def mean_over_groups(errors, valid, channels):
+    """The means (channels,) of errors over the groups where they are valid; 0 if it is in none."""
+    errors = [ops.where(valid, error, 0.0) for error in errors]
+    if math.prod(size or 0 for size in valid.shape) != channels:  # Several groups, in axis 0.
+        groups = ops.maximum(ops.sum(ops.cast(valid, errors[0].dtype), axis=0), 1.0)
+        errors = [ops.sum(error, axis=0) / groups for error in errors]
+    if tuple(errors[0].shape) != (channels,):
+        errors = [ops.reshape(error, (channels,)) for error in errors]
+    return errors

@@ -1,0 +1,175 @@
+"""Pictures show the runs that they are given."""
+
+import numpy as np
+import pytest
+from example_runs import RUNS, example_run
+from matplotlib.figure import Figure
+
+from keras_brn.paper.experiment import figure_4, figure_5
+from keras_brn.paper.figures import (
+    mark_crossing,
+    plot_alpha_and_ramp,
+    plot_comparison,
+    plot_curves,
+    plot_few_labels,
+    plot_final_accuracy,
+    plot_fine_tuning,
+    plot_group_sizes,
+    plot_training_accuracy,
+)
+from keras_brn.paper.figures.files import write_alpha_and_ramp
+from keras_brn.paper.figures.style import STYLES, spread_out
+from keras_brn.paper.fine_tuning import NORMALIZATIONS
+from keras_brn.paper.results import load_figure, runs_by_steps
+from keras_brn.paper.results.comparisons import COMPARISONS, NORMALIZATIONS_BY_GROUP_SIZE
+
+
+def lines(axes, name):
+    """The data of the lines of a contender: of each seed, of the mean, and of the points."""
+    color = STYLES[name][0]
+    return [line.get_xydata().round(6).tolist() for line in axes.lines if line.get_color() == color]
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_contenders_of_a_picture_differ_in_colour():
+    for names in (
+        *(comparison.labels for comparison in COMPARISONS.values()),
+        NORMALIZATIONS_BY_GROUP_SIZE,
+        NORMALIZATIONS,
+    ):
+        assert len({STYLES[name][0] for name in names}) == len(names)
+
+
+def test_curves_are_seeds_and_their_mean_on_a_linear_axis():
+    axes = Figure().subplots()
+    plot_curves(axes, RUNS, 2, "title")
+    first, second, mean, points = lines(axes, "batchnorm_micro4")
+    assert first == [[0, 0], [10, 10], [20, 30], [30, 20]] and second[-1] == [30, 40]
+    assert mean[-1] == [30, 30] and points == [[30, 20], [30, 40]]
+    assert "Batch Renorm, groups of 4, n = 2" in texts(axes)
+    assert axes.get_yscale() == "linear" and len(axes.lines) == 3 * 4
+
+
+def test_ends_are_points_of_the_seeds_and_an_interval():
+    axes = Figure().subplots()
+    plot_final_accuracy(axes, RUNS, 2)
+    points, mean, interval = lines(axes, "batchnorm_micro4")
+    assert [x for x, _ in points] == [20, 40] and mean[0][0] == 30
+    assert [x for x, _ in interval] == [0, 100]  # Of two seeds, cut at what is possible.
+    heights = {name: lines(axes, name)[0][0][1] for name in COMPARISONS[2].labels}
+    assert sorted(heights, key=heights.get) == [
+        "batchnorm",
+        "batch_renorm_micro4",
+        "batchnorm_micro4",
+    ]
+
+
+def test_labels_are_spread_out_to_be_read():
+    assert spread_out([0.1, 0.5], 0.1).tolist() == [0.1, 0.5]
+    spread = spread_out([0.2, 0.2, 0.23, 0.97, 0.99], 0.1)
+    assert np.diff(spread).min() >= 0.0999 and spread.max() < 1
+    assert spread[:3].mean() == pytest.approx(0.21)
+
+
+def test_pages_have_a_row_for_each_data_set():
+    figure = Figure()
+    plot_comparison(figure, {"shades": RUNS, "again": RUNS}, 2)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[::2] == ["shades, RMSProp's epsilon .003", "again, RMSProp's epsilon .003"]
+    figure = Figure()
+    plot_few_labels(figure, {"shades": RUNS})
+    curves, images_per_label = figure.axes
+    assert curves.get_title(loc="left") == "shades: 4 labels x 8, RMSProp's epsilon .003"
+    assert "Batch Renorm, few labels, n = 1" in texts(curves)
+    assert lines(images_per_label, "batchnorm_noniid")[-1] == [[2, 40], [8, 30]]
+
+
+def test_few_labels_of_one_kind_show_the_accuracy_in_training():
+    figure = Figure()
+    runs = [run for run in RUNS if run["images_per_label"] in (None, 8)]
+    plot_few_labels(figure, {"shades": runs})
+    curves, training = figure.axes
+    assert "from step 20 on,\ntest minibatches\nhelp batchnorm" in texts(curves)
+    assert training.get_ylabel() == "accuracy in training, %"
+
+
+def test_two_accuracies_in_training():
+    axes = Figure().subplots()
+    plot_training_accuracy(axes, RUNS, "title", 8)
+    drawn = {(line.get_color(), line.get_linestyle()): line.get_ydata()[-1] for line in axes.lines}
+    assert drawn[STYLES["batch_renorm_noniid"][0], "--"] == 25  # On minibatches.
+    assert drawn[STYLES["batch_renorm_noniid"][0], "-"] == 60  # On images, one by one.
+    assert (STYLES["batchnorm_noniid"][0], "-") not in drawn
+
+
+def test_no_crossing_is_marked_where_there_is_none():
+    axes = Figure().subplots()
+    runs = [
+        run for run in RUNS if run["name"] == "batchnorm_noniid" and run["images_per_label"] == 8
+    ]
+    mark_crossing(axes, [*runs, {**runs[0], "name": "batchnorm_noniid_batchstats"}], 8)
+    assert not axes.lines and not axes.texts
+
+
+def test_the_grid_shows_the_seeds_that_all_its_runs_have():
+    runs = [example_run(each.name, [0.9, k / 20]) for k, each in enumerate(figure_4())]
+    axes = Figure().subplots()
+    plot_alpha_and_ramp(axes, [*runs, example_run("batch_renorm_micro4", [0.1, 0.9], 1)], "title")
+    assert texts(axes) == [f"{5 * k}.0" for k in range(9)]
+    assert axes.get_title(loc="left") == "title, n = 1"
+    assert axes.get_xlabel().endswith("seeds of the middle cell: 20.0, 90.0")
+
+
+def test_figure_4_has_a_panel_for_each_length_with_a_whole_grid(tmp_path):
+    whole, part = (
+        [
+            example_run(each.name, [0.9, k / 20], data="glyphs", step=[length, 2 * length])
+            for k, each in enumerate(grid)
+        ]
+        for grid, length in ((figure_4(), 10), (figure_4()[:4], 20))
+    )
+    write_alpha_and_ramp(runs_by_steps(part), tmp_path)
+    assert not list(tmp_path.iterdir())
+    write_alpha_and_ramp(runs_by_steps([*part, *whole]), tmp_path)
+    stored = load_figure(tmp_path / "figure4.png")
+    assert len(stored["runs"]) == 9 and list(stored["summary"]) == ["20"]
+    assert stored["summary"]["20"]["batch_renorm_micro4_alpha4_ramp2"]["value"] == 0.4
+
+
+def test_group_sizes_are_points_of_the_seeds_and_means():
+    runs = [
+        example_run(each.name, [0.9, k / 20 + seed / 10], seed)
+        for seed in range(2)
+        for k, each in enumerate(figure_5())
+    ]
+    axes = Figure().subplots()
+    plot_group_sizes(axes, runs, "title")
+    mean, *points = lines(axes, "batchnorm")
+    assert mean == [[1, 5], [2, 20], [4, 35], [32, 50]]
+    assert points[2] == [[4, 30], [4, 40]]
+    assert len(lines(axes, "layer_norm")) == 2  # The same at all sizes: its points once.
+    assert axes.get_yscale() == "linear"
+
+
+def test_fine_tuning_has_a_panel_for_each_batch_size():
+    results = [
+        {
+            "normalization": name,
+            "batch_size": size,
+            "seed": seed,
+            "accuracy": [0.1, 0.2 + seed / 10],
+        }
+        for name in NORMALIZATIONS
+        for size in (2, 4)
+        for seed in range(2)
+    ]
+    figure = Figure(layout="constrained")
+    plot_fine_tuning(figure, results)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "2 images per step",
+        "4 images per step",
+    ]
+    assert lines(figure.axes[0], "batch_renorm")[2] == [[1, 10], [2, 25]]
