@@ -490,8 +490,9 @@ def test_export(rng, tmp_path, backend):
     if backend == "torch":
         import torch
 
-        exported = torch.export.export(model.eval(), (torch.as_tensor(x),)).module()
-        result = exported(torch.as_tensor(x)).detach().cpu()
+        x = ops.convert_to_tensor(x)
+        exported = torch.export.export(model.eval(), (x,)).module()
+        result = exported(x).detach().cpu()
     else:
         import tensorflow as tf
 

@@ -1,6 +1,8 @@
 """Several runs at once, as one program of JAX: a small network alone leaves an accelerator idle."""
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -9,7 +11,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from keras_brn.paper.records import describe_images, provenance, write_json
 from keras_brn.paper.training.evaluation import fixed_training_images
 from keras_brn.paper.training.files import completed_result, result_path, run_config
 from keras_brn.paper.training.network import build_network, compiled_model
-from keras_brn.schedule import linear_ramp
+from keras_brn.ramp import LinearRamp
 
 # What may differ between the runs of one program; `r_max` and `d_max` of Batch Renorm only.
 _OF_EACH_RUN = {"name", "images_per_label", "draw", "seed", "r_max", "d_max"}
@@ -39,6 +41,7 @@ def train_on_device(
     convolution=PatchConv2D,
     processes=0,
     verbose=True,
+    seconds=None,
 ):
     """Runs experiments that share a network at once, in one program of JAX.
 
@@ -61,6 +64,8 @@ def train_on_device(
         convolution: Class of the convolutions, a `keras.layers.Conv2D`.
         processes: Number of processes that draw the images; 0: a thread of this one.
         verbose: Whether to print a line per evaluation.
+        seconds: Time limit: training ends at the last evaluation that is certain to fit, and goes
+            on from there when this is called again. `None`: no limit.
 
     Returns:
         List of results, dicts as `train` returns them.
@@ -76,7 +81,7 @@ def train_on_device(
     if all(results):
         return results
     runs = Runs(experiments, data, folder, steps_at_once, convolution)
-    return runs.train(processes, verbose)
+    return runs.train(processes, verbose, seconds)
 
 
 def _check(experiments):
@@ -127,25 +132,31 @@ class Program:
             [id(weight) in averaged for weight in weights]
             for weights in (network.trainable_variables, network.non_trainable_variables)
         ]
-        layers = [x for x in network.layers if isinstance(x, BatchRenormalization)]
-        bounds = {id(layer.bounds) for layer in layers}
-        self._is_bounds = [id(weight) in bounds for weight in network.non_trainable_variables]
 
-    def initial_state(self, seed):
-        """The `State` from which `train` would begin."""
-        keras.utils.set_random_seed(seed)
-        model = compiled_model(self.experiment, self.data)
-        model.optimizer.build(model.network.trainable_variables)
+    def initial_state(self, experiments):
+        """The `State` from which `train` would begin them, with an axis of the runs."""
+        models, states = {}, []
+        for run in experiments:
+            if run.seed not in models:
+                keras.utils.set_random_seed(run.seed)
+                models[run.seed] = compiled_model(self.experiment, self.data)
+            states.append(self._initial_state(models[run.seed], run))
+        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *states)
+
+    def _initial_state(self, model, experiment):
+        network = model.network
+        _give_ramp(network, experiment)
+        if not model.optimizer.built:
+            model.optimizer.build(network.trainable_variables)
         trainable, others, optimizer = (
-            [jnp.array(weight.value) for weight in weights]
+            [np.asarray(weight.value) for weight in weights]
             for weights in (
-                model.network.trainable_variables,
-                model.network.non_trainable_variables,
+                network.trainable_variables,
+                network.non_trainable_variables,
                 model.optimizer.variables,
             )
         )
-        averages = [jnp.array(x) for x in self._weights_averaged(trainable, others)]
-        return State(trainable, others, optimizer, averages)
+        return State(trainable, others, optimizer, self._weights_averaged(trainable, others))
 
     def _weights_averaged(self, trainable, others):
         weights = zip([*trainable, *others], itertools.chain(*self._averaged), strict=True)
@@ -159,14 +170,7 @@ class Program:
             for weights, which in zip(state[:2], self._averaged, strict=True)
         )
 
-    def set_bounds(self, others, bounds):
-        """Puts `r_max` and `d_max`, (2,), in the place of those of all layers."""
-        return [
-            bounds if is_bounds else other
-            for other, is_bounds in zip(others, self._is_bounds, strict=True)
-        ]
-
-    def train_step(self, state, step, images, labels, bounds):
+    def train_step(self, state, step, images, labels):
         """A training step.
 
         Args:
@@ -174,7 +178,6 @@ class Program:
             step: Integer, the number of steps completed.
             images: Floats in [-1, 1] (batch, height, width, channels).
             labels: Integers (batch,).
-            bounds: `r_max` and `d_max`, (2,).
 
         Returns:
             The next `State`, and the number of images that were classified correctly.
@@ -183,11 +186,7 @@ class Program:
 
         def loss(trainable):
             logits, others, penalties = self.network.stateless_call(
-                trainable,
-                self.set_bounds(state.others, bounds),
-                images,
-                training=True,
-                return_losses=True,
+                trainable, state.others, images, training=True, return_losses=True
             )
             return self.model.loss(target, logits) + sum(penalties), (others, logits)
 
@@ -203,6 +202,16 @@ class Program:
             for average, weight in zip(state.averages, weights, strict=True)
         ]
         return State(trainable, others, optimizer, averages), correct(logits, labels)
+
+
+def _give_ramp(network, experiment):
+    """What `train` does by a `RenormSchedule`."""
+    counts = experiment.warmup_steps, experiment.r_max_steps, experiment.d_max_steps
+    for layer in network.layers:
+        if isinstance(layer, BatchRenormalization):
+            layer.set_schedule(None)
+            layer.set_bounds(experiment.r_max, experiment.d_max)
+            layer.set_schedule(LinearRamp(*counts) if experiment.r_max_steps > 0 else None)
 
 
 def correct(logits, labels):
@@ -266,6 +275,42 @@ class _Draws:
             for seed, group, images_per_label in self.kinds
         ]
 
+    @contextlib.contextmanager
+    def of_calls(self, starts, steps, processes):
+        """For the block of a `with` statement: yields `indices` and `codes`, (steps, runs, batch),
+        of one call after another, drawn ahead from now on.
+
+        Args:
+            starts: The first step of each call.
+            steps: Number of steps in a call.
+            processes: As of `train_on_device`.
+        """
+        if processes:
+            pool = concurrent.futures.ProcessPoolExecutor(
+                processes, multiprocessing.get_context("spawn"), _start_drawing, (self,)
+            )
+        else:
+            pool = concurrent.futures.ThreadPoolExecutor(1, "draws", _start_drawing, (self,))
+
+        def submit(first):
+            return [pool.submit(_draw, kind, first, steps) for kind in range(len(self.kinds))]
+
+        ahead = collections.deque(submit(first) for first in starts[: 2 + 2 * processes])
+
+        def calls():
+            for k in range(len(starts)):
+                drawn = [job.result() for job in ahead.popleft()]
+                if k + len(ahead) + 1 < len(starts):
+                    ahead.append(submit(starts[k + len(ahead) + 1]))
+                yield tuple(
+                    np.stack([drawn[kind][i] for kind in self.kind_of_run], 1) for i in (0, 1)
+                )
+
+        try:
+            yield calls()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
 
 def _start_drawing(draws):
     global _samplers  # Of a process or a thread that draws.
@@ -292,7 +337,6 @@ class Runs:
         self.per_call = max(n for n in range(1, steps_at_once + 1) if self.per_evaluation % n == 0)
         self.pixels = {part: jnp.asarray(getattr(data, f"{part}_images")) for part in data.labels}
         self.labels = {part: jnp.asarray(y, "int32") for part, y in data.labels.items()}
-        self.fixed = fixed_training_images(data)
         self.configs = [run_config(run, data.name) for run in experiments]
         images = describe_images(data)
         digest = hashlib.sha256(json.dumps([self.configs, images]).encode()).hexdigest()
@@ -300,6 +344,7 @@ class Runs:
         self.seconds_before, self.start = 0.0, time.time()
         self.results = [self._new_result(config, images) for config in self.configs]
         self.done, self.state = self._restored()
+        self.train_steps = None  # Until it is compiled.
 
     def _new_result(self, config, images):
         result = {key: config[key] for key in ("name", "data", "seed", "group", "images_per_label")}
@@ -310,9 +355,7 @@ class Runs:
         return result
 
     def _restored(self):
-        seeds = [run.seed for run in self.experiments]
-        states = {seed: self.program.initial_state(seed) for seed in set(seeds)}
-        state = jax.tree.map(lambda *x: jnp.stack(x), *(states[seed] for seed in seeds))
+        state = self.program.initial_state(self.experiments)
         if not self.checkpoint.exists():
             return 0, state
         with np.load(self.checkpoint) as stored:
@@ -322,57 +365,53 @@ class Runs:
         self.seconds_before = results[0]["provenance"]["seconds"]
         return results[0]["step"][-1], jax.tree.unflatten(jax.tree.structure(state), leaves)
 
-    def train(self, processes=0, verbose=False):
+    def train(self, processes=0, verbose=False, seconds=None):
         self.folder.mkdir(parents=True, exist_ok=True)
-        counts = []
-        for indices, codes in self._drawn(processes):
-            if len(counts) > 1:
-                jax.block_until_ready(counts[-2])  # Two calls at most are under way.
-            self.state, correct = self._train_steps(
-                self.state, self.done, indices, codes, self.pixels["train"], self.labels["train"]
-            )
-            counts.append(correct)
-            self.done += self.per_call
-            if self.done % self.per_evaluation == 0:
+        draws = _Draws(self.experiments, np.asarray(self.data.labels["train"]))
+        starts = range(self.done, self.steps, self.per_call)
+        counts, evaluated = [], None
+        with draws.of_calls(starts, self.per_call, processes) as of_calls:
+            self.compile()
+            for indices, codes in of_calls:
+                if len(counts) > 1:
+                    jax.block_until_ready(counts[-2])  # Two calls at most are under way.
+                arguments = self._step_arguments(indices, codes)
+                self.state, correct = self.train_steps(self.state, *arguments)
+                counts.append(correct)
+                self.done += self.per_call
+                if self.done % self.per_evaluation:
+                    continue
                 seen = self.per_evaluation * self.experiments[0].batch_size
                 self._record("train_accuracy", sum(np.asarray(x, "int64") for x in counts) / seen)
                 self._evaluate(verbose)
                 counts.clear()
+                now = time.time() - self.start
+                took, evaluated = now - (evaluated or 0.0), now
+                if self.done < self.steps and seconds is not None and now + took > seconds:
+                    return self.results
         self.checkpoint.unlink(missing_ok=True)
         return self.results
 
-    def _drawn(self, processes):
-        """Yields `indices` and `codes`, (steps, runs, batch), for one call after another."""
-        draws = _Draws(self.experiments, np.asarray(self.data.labels["train"]))
-        if processes:
-            pool = concurrent.futures.ProcessPoolExecutor(
-                processes, multiprocessing.get_context("spawn"), _start_drawing, (draws,)
-            )
-        else:
-            pool = concurrent.futures.ThreadPoolExecutor(1, "draws", _start_drawing, (draws,))
-        with pool:
+    def compile(self):
+        """Compiles all programs at the same time, since each takes long."""
+        if self.train_steps is not None:
+            return
+        shape = self.per_call, len(self.experiments), self.experiments[0].batch_size
+        arguments = self._step_arguments(np.zeros(shape, "int32"), np.zeros(shape, "uint8"))
+        lowered = {"steps": Runs._train_steps.lower(self, self.state, *arguments)}
+        self.evaluations = self._evaluations()
+        weights = self.program.weights_for_inference(self.state)
+        for evaluation in self.evaluations:
+            if evaluation.program not in lowered:
+                lowered[evaluation.program] = evaluation.lowered(weights)
+        with concurrent.futures.ThreadPoolExecutor(len(lowered)) as pool:
+            compiled = pool.map(lambda program: program.compile(), lowered.values())
+            self.compiled = dict(zip(lowered, compiled, strict=True))
+        self.train_steps = self.compiled.pop("steps")
 
-            def submit(first):
-                kinds = range(len(draws.kinds))
-                return [pool.submit(_draw, kind, first, self.per_call) for kind in kinds]
-
-            starts = range(self.done, self.steps, self.per_call)
-            ahead = [submit(first) for first in starts[: 2 + 2 * processes]]
-            for k in range(len(starts)):
-                drawn = [job.result() for job in ahead.pop(0)]
-                if k + len(ahead) + 1 < len(starts):
-                    ahead.append(submit(starts[k + len(ahead) + 1]))
-                yield tuple(
-                    np.stack([drawn[kind][i] for kind in draws.kind_of_run], 1) for i in (0, 1)
-                )
-
-    @functools.cached_property
-    def _ramp(self):
-        """Function from a step to the bounds of all runs, (runs, 2)."""
-        first = self.experiments[0]
-        finals = [jnp.array([getattr(x, n) for x in self.experiments]) for n in ("r_max", "d_max")]
-        steps = first.warmup_steps, first.r_max_steps, first.d_max_steps
-        return lambda step: jnp.stack(linear_ramp(step, *steps, *finals), axis=-1)
+    def _step_arguments(self, indices, codes):
+        pixels, labels = self.pixels["train"], self.labels["train"]
+        return np.int32(self.done), indices, codes, pixels, labels
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def _train_steps(self, state, first_step, indices, codes, pixels, labels):
@@ -383,40 +422,48 @@ class Runs:
             indices, codes = drawn
             x = vary(pixels, indices.reshape(-1), codes.reshape(-1), self.data.flip)
             x = as_floats(x).reshape(*indices.shape, *x.shape[1:])
-            state, correct = jax.vmap(self.program.train_step, (0, None, 0, 0, 0))(
-                state, step, x, labels[indices], self._ramp(step)
-            )
+            train_step = jax.vmap(self.program.train_step, (0, None, 0, 0))
+            state, correct = train_step(state, step, x, labels[indices])
             return (state, step + 1, total + correct), None
 
         total = jnp.zeros(len(self.experiments), "int32")
-        carry = (state, jnp.asarray(first_step, "int32"), total)
-        (state, _, total), _ = jax.lax.scan(step, carry, (indices, codes))
+        (state, _, total), _ = jax.lax.scan(step, (state, first_step, total), (indices, codes))
         return state, total
 
     def _evaluate(self, verbose):
         for result in self.results:
             result["step"].append(self.done)
         weights = self.program.weights_for_inference(self.state)
-        network, every = self.program.network, range(len(self.experiments))
-        for curve, part, indices in (
-            ("accuracy", "validation", np.arange(len(self.labels["validation"]))),
-            ("train_image_accuracy", "train", self.fixed),
-        ):
-            batches = _padded(indices, min(_IMAGES_AT_ONCE, len(indices)))
-            self._record(
-                curve, self._correct(network, False, weights, part, batches) / len(indices)
-            )
-        for images_per_label in {run.images_per_label for run in self.experiments} - {None}:
-            runs = [k for k in every if self._has_batch_accuracy(k, images_per_label)]
-            if runs:
-                network, batches = self._test_minibatches(images_per_label)
-                chosen = jax.tree.map(lambda x, runs=runs: x[np.array(runs)], weights)
-                count = self._correct(network, True, chosen, "validation", batches)
-                self._record("batch_accuracy", count / batches.size, runs)
+        for evaluation in self.evaluations:
+            correct = self.compiled[evaluation.program](*evaluation.arguments(weights))
+            accuracy = np.asarray(correct, "int64") / evaluation.count
+            self._record(evaluation.curve, accuracy, evaluation.runs)
         self._write()
         if verbose:
             accuracies = ", ".join(f"{x['name']} {x['accuracy'][-1]:.4f}" for x in self.results)
             print(f"step {self.done}, {time.time() - self.start:.0f} s: {accuracies}", flush=True)
+
+    def _evaluations(self):
+        """List of `_Evaluation`."""
+        network, evaluations = self.program.network, []
+        every = np.arange(len(self.experiments))
+        parts = {
+            "accuracy": ("validation", np.arange(len(self.labels["validation"]))),
+            "train_image_accuracy": ("train", fixed_training_images(self.data)),
+        }
+        for curve, (part, chosen) in parts.items():
+            batches = _padded(np.arange(len(chosen)), min(_IMAGES_AT_ONCE, len(chosen)))
+            images = self.pixels[part][chosen], self.labels[part][chosen]
+            evaluations.append(_Evaluation(curve, every, network, False, *images, batches))
+        images = self.pixels["validation"], self.labels["validation"]
+        for images_per_label in {run.images_per_label for run in self.experiments} - {None}:
+            runs = np.array([k for k in every if self._has_batch_accuracy(k, images_per_label)])
+            if len(runs):
+                network, batches = self._test_minibatches(images_per_label)
+                evaluations.append(
+                    _Evaluation("batch_accuracy", runs, network, True, *images, batches)
+                )
+        return evaluations
 
     def _has_batch_accuracy(self, k, images_per_label):
         run = self.experiments[k]
@@ -424,7 +471,6 @@ class Runs:
         batchnorm = run.normalization == "batchnorm" or held
         return batchnorm and run.images_per_label == images_per_label
 
-    @functools.cache  # noqa: B019  The runs live as long as the process.
     def _test_minibatches(self, images_per_label):
         """The network for minibatches of test images, and their indices, (batches, images): see
         `keras_brn.paper.training.evaluation.TestMinibatchAccuracy`."""
@@ -437,12 +483,6 @@ class Runs:
         sampler = Sampler(labels, at_once * group, 0, group, images_per_label)
         steps = range(max(1, groups // at_once))
         return network, np.stack([sampler.draw(step)[0] for step in steps])
-
-    def _correct(self, network, training, weights, part, batches):
-        counts = _count_correct(
-            network, training, weights, self.pixels[part], self.labels[part], batches
-        )
-        return np.asarray(counts, "int64")
 
     def _record(self, curve, values, runs=None):
         runs = range(len(self.results)) if runs is None else runs
@@ -463,27 +503,58 @@ def _padded(indices, size):
     return np.pad(indices, (0, -len(indices) % size), constant_values=-1).reshape(-1, size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _count_correct(network, training, weights, pixels, labels, batches):
-    """How many of the images are classified correctly by each run, (runs,).
+class _Evaluation(NamedTuple):
+    """A curve of some of the runs, by the averages of their weights.
 
-    Args:
+    Attributes:
+        curve: Its name in the results.
+        runs: Integers: which of the runs.
         network: `keras.Model`.
         training: Whether to normalize as in training.
-        weights: The network's `(trainable, others)`, with an axis of the runs.
         pixels: uint8 (all, height, width, channels).
         labels: Integers (all,).
         batches: Integers (batches, images): which of them are classified together; -1: none.
     """
-    runs = len(weights[0][0])
+
+    curve: str
+    runs: Any
+    network: Any
+    training: bool
+    pixels: Any
+    labels: Any
+    batches: Any
+
+    @property
+    def count(self):
+        """The number of images that are classified."""
+        return np.sum(self.batches >= 0)
+
+    @property
+    def program(self):
+        """What tells the programs of evaluations apart."""
+        shapes = self.runs.shape, self.pixels.shape, self.batches.shape
+        return id(self.network), self.training, *shapes
+
+    def arguments(self, weights):
+        """Of the program, from the weights of all runs."""
+        return weights, self.runs, self.pixels, self.labels, self.batches
+
+    def lowered(self, weights):
+        return _count_correct.lower(self.network, self.training, *self.arguments(weights))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _count_correct(network, training, weights, runs, pixels, labels, batches):
+    """How many of the images are classified correctly by each run, (runs,): see `_Evaluation`."""
+    weights = jax.tree.map(lambda x: x[runs], weights)
 
     def of_batch(indices):
         x = as_floats(pixels[indices])
-        x = jnp.broadcast_to(x, (runs, *x.shape))
+        x = jnp.broadcast_to(x, (len(runs), *x.shape))
         y = jnp.where(indices < 0, -1, labels[indices])
         logits, _ = jax.vmap(
             lambda weights, x: network.stateless_call(*weights, x, training=training)
         )(weights, x)
         return jax.vmap(lambda logits: correct(logits, y))(logits)
 
-    return jnp.sum(jax.lax.map(of_batch, jnp.asarray(batches)), 0)
+    return jnp.sum(jax.lax.map(of_batch, batches), 0)
