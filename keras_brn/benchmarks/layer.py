@@ -1,13 +1,15 @@
 """Time and memory of a training step, against batchnorm and the renorm of Keras.
 
     python -m keras_brn.benchmarks.layer [--out figures/benchmark] [--backends jax torch] [--mixed]
+        [--cases Inception] [--contenders batchnorm ours]
 
 Each backend is a process of its own. In each case the contenders take turns, many steps a turn, so
 that a slow moment of the machine meets all of them; the numbers are ratios within a round. Results
 are written case by case, and those already measured at the same commit are not measured again.
 
 On a GPU the calls of a turn follow each other without waiting, as in training; memory is measured
-on a CPU only. It needs Keras and the backend, and Matplotlib for the figure.
+on a CPU only. It needs Keras and the backend, and Matplotlib for the figure; where TensorFlow is
+not installed, set `KERAS_BACKEND` to what is.
 """
 
 import argparse
@@ -196,9 +198,11 @@ def contenders_of(case):
     return CONTENDERS
 
 
-def measure_time(case, seconds):
-    """Dict of each contender's time: milliseconds, ratios to batchnorm, multiple of the floor."""
+def measure_time(case, seconds, names=None):
+    """Dict of each contender's time: milliseconds, ratios to the first, multiple of the floor."""
     contenders = contenders_of(case)
+    if names is not None:
+        contenders = {name: new for name, new in contenders.items() if name in names}
     cases = {**CASES, **MIXED_CASES}
     functions = [cases[case](new) for new in contenders.values()]
     shape, dtype = _inputs(case)
@@ -248,8 +252,16 @@ def _kilobytes(field):
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def measure_backend(path, seconds, mixed=False):
-    """Measures what is missing in the file of all backends, for that of this process."""
+def measure_backend(path, seconds, mixed=False, parts=("",), names=None):
+    """Measures what is missing in the file of all backends, for that of this process.
+
+    Args:
+        path: Path of the file.
+        seconds: Of turns, for each layer.
+        mixed: Whether to measure inputs in half precision as well.
+        parts: The cases whose names contain one of these.
+        names: Names of contenders, "batchnorm" among them; `None`: all.
+    """
     here, backend = provenance(), keras.backend.backend()
     results = json.loads(path.read_text()) if path.exists() else {}
     if results.get(backend, {}).get("provenance") != here:
@@ -257,10 +269,12 @@ def measure_backend(path, seconds, mixed=False):
     result = results[backend]
     result["gpu"] = describe_gpu()
     print(f"{backend} on {here['device']}, GPU {result['gpu']}", flush=True)
-    for case in [*CASES, *(MIXED_CASES if mixed else ())]:
-        if case not in result["time"]:
+    cases = [case for case in CASES if case not in NETWORKS]
+    cases += [*(MIXED_CASES if mixed else ()), *(case for case in NETWORKS if case in CASES)]
+    for case in cases:
+        if case not in result["time"] and any(part in case for part in parts):
             longer = 5 if case in NETWORKS else 1
-            result["time"][case] = measure_time(case, longer * seconds)
+            result["time"][case] = measure_time(case, longer * seconds, names)
             _report(case, {k: v["ratio"] for k, v in result["time"][case].items()}, "x batchnorm")
             result["gpu_after"] = describe_gpu()
             write_json(path, results)
@@ -318,7 +332,8 @@ def plot(results, path):
     for axes, (backend, result) in zip(panels, results.items(), strict=True):
         rows = np.arange(len(result["time"]))
         for i, (name, color) in enumerate(colors.items()):
-            times = [case[name] for case in result["time"].values()]
+            unknown = {"ratio": np.nan, "ratio_p10_p90": [np.nan, np.nan]}
+            times = [case.get(name, unknown) for case in result["time"].values()]
             ratios = np.array([case["ratio"] for case in times])
             spread = abs(np.array([case["ratio_p10_p90"] for case in times]).T - ratios)
             axes.errorbar(ratios, rows + 0.2 * (i - 1), xerr=spread, fmt="o", ms=4, color=color,
@@ -339,19 +354,22 @@ def main():
     parser.add_argument("--backends", nargs="+", choices=installed, default=installed)
     parser.add_argument("--seconds", type=float, default=4.0, help="of turns, for each layer")
     parser.add_argument("--mixed", action="store_true", help="also inputs in bfloat16")
+    parser.add_argument("--cases", nargs="+", default=[""], help="those whose names contain this")
+    parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, TORCH])
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # This process' backend.
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
         return print(measure_memory(*options.peak))
     if options.one:
-        return measure_backend(options.one, options.seconds, options.mixed)
+        arguments = options.seconds, options.mixed, options.cases, options.contenders
+        return measure_backend(options.one, *arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     path = options.out.with_suffix(".json")
     for backend in options.backends:
         command = [sys.executable, "-m", "keras_brn.benchmarks.layer", "--one", str(path)]
         subprocess.run(
-            [*command, "--seconds", str(options.seconds), *["--mixed"] * options.mixed],
+            [*command, *sys.argv[1:]],
             env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
             check=True,
         )
