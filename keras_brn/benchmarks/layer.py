@@ -280,9 +280,11 @@ def measure_backend(path, seconds, mixed=False, parts=("",), names=None):
             write_json(path, results)
             gc.collect()
     for case in MEMORY_CASES if sys.platform == "linux" and not accelerated else ():
-        if case not in result["memory"]:
+        if case not in result["memory"] and any(part in case for part in parts):
             result["memory"][case] = {
-                contender: float(_output("--peak", case, contender)) for contender in CONTENDERS
+                contender: float(_output("--peak", case, contender))
+                for contender in CONTENDERS
+                if names is None or contender in names
             }
             _report(case, result["memory"][case], "MB")
             write_json(path, results)
