@@ -100,7 +100,7 @@ class Bounds:
             return None
 
     def _count_on_the_host(self, calls):
-        self.calls.assign(self.calls.value + 1.0)  # One native operation; `assign_add` has more.
+        self.calls.assign(self.calls.value + 1)  # `assign_add` would copy the 1 to the device.
         count = self.calls.value
         self._host_count = (count, count._version, calls + 1)
 

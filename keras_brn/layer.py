@@ -248,8 +248,8 @@ class BatchRenormalization(keras.layers.Layer):
         # Neither r and d nor the averages send a gradient back.
         mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
         r_max, d_max = self._bounds.in_training(x.dtype)
-        r = ops.clip(sigma_B / sigma, 1 / r_max, r_max)
-        d = ops.clip((mu_B - mu) / sigma, -d_max, d_max)
+        r = _clip(sigma_B / sigma, 1 / r_max, r_max)
+        d = _clip((mu_B - mu) / sigma, -d_max, d_max)
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         errors = [mu_B - mu, sigma_B - sigma]
         valid = ops.isfinite(errors[1]) & (normalization.count > 0)
@@ -412,6 +412,13 @@ class BatchRenormalization(keras.layers.Layer):
             "schedule": keras.saving.serialize_keras_object(self.schedule),
             "microbatch_size": self.microbatch_size,
         }
+
+
+def _clip(x, low, high):
+    """`ops.clip`; on PyTorch that would copy numbers to the device, and wait for it."""
+    if keras.backend.backend() == "torch":
+        return x.clamp(low, high)
+    return ops.clip(x, low, high)
 
 
 def renorm_layers(model):

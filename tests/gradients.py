@@ -56,7 +56,7 @@ elif keras.backend.backend() == "torch":
         x.requires_grad_(True)
         y = layer(x, training=True, mask=mask)
         weights = [weight.value for weight in layer.trainable_variables]
-        dy = torch.as_tensor(np.asarray(dy)).to(y.dtype)
+        dy = torch.as_tensor(np.asarray(dy)).to(y)
         return y, torch.autograd.grad(y, [x, *weights], dy)
 
 

@@ -120,7 +120,7 @@ def test_the_backward_pass_keeps_nothing_large_but_the_inputs(rng, backend, micr
         pytest.skip("Elsewhere a compiler decides.")
     import torch
 
-    x = torch.tensor(rng.normal(size=(8, 5, 5, 3)), dtype=torch.float32, requires_grad=True)
+    x = tensor(rng.normal(size=(8, 5, 5, 3))).requires_grad_(True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         BatchRenormalization(microbatch_size=microbatch_size)(x, training=True)

@@ -490,8 +490,9 @@ def test_export(rng, tmp_path, backend):
     if backend == "torch":
         import torch
 
-        exported = torch.export.export(model.eval(), (torch.as_tensor(x),)).module()
-        result = exported(torch.as_tensor(x)).detach().cpu()
+        x = ops.convert_to_tensor(x)
+        exported = torch.export.export(model.eval(), (x,)).module()
+        result = exported(x).detach().cpu()
     else:
         import tensorflow as tf
 
@@ -563,3 +564,19 @@ def test_bad_bounds_change_nothing(bounds):
     with pytest.raises(ValueError, match="Received"):
         layer.set_bounds(*bounds)
     assert (layer.r_max, layer.d_max) == (3, 5)
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_torch_copies_no_number_to_the_device(rng, backend, monkeypatch, microbatch_size):
+    if backend != "torch":
+        pytest.skip("Each such copy waits for a GPU, on PyTorch.")
+    import torch
+
+    layer = BatchRenormalization(microbatch_size=microbatch_size, schedule=LinearRamp(1, 9, 9))
+    x, copied, as_tensor = ops.convert_to_tensor(rng.normal(size=(8, 5, 5, 3))), [], torch.as_tensor
+    layer(x, training=True)
+    monkeypatch.setattr(torch, "as_tensor", lambda v, **_: copied.append(v) or as_tensor(v, **_))
+    for _ in range(3):
+        layer(x, training=True)
+        layer(x)
+    assert [value for value in copied if not torch.is_tensor(value)] == []

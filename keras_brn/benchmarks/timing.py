@@ -1,17 +1,32 @@
 """How the contenders of a benchmark are timed."""
 
+import shutil
+import subprocess
 import time
 
 import numpy as np
 
 
-def take_turns(functions, seconds, turn=0.02):
-    """Seconds per call of each function, (rounds, functions); calls are grouped to `turn`."""
+def describe_gpu():
+    """What `nvidia-smi` says of name, driver and present clocks; `None` where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    fields = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+
+
+def take_turns(functions, seconds, turn=0.02, wait=lambda result: result):
+    """Seconds per call of each function, (rounds, functions); calls are grouped to `turn`.
+
+    `wait` is called with the last result of each turn, on a device that computes the calls one
+    after the other and later than they return.
+    """
     calls = []
     for function in functions:
-        function(), function()  # Compiles.
+        function(), wait(function())  # Compiles.
         start = time.perf_counter()
-        function()
+        wait(function())
         calls.append(max(1, round(turn / (time.perf_counter() - start))))
     times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 9:
@@ -19,7 +34,8 @@ def take_turns(functions, seconds, turn=0.02):
         for i in np.roll(range(len(functions)), len(times)):
             start = time.perf_counter()
             for _ in range(calls[i]):
-                functions[i]()
+                result = functions[i]()
+            wait(result)
             times[-1][i] = (time.perf_counter() - start) / calls[i]
     return np.array(times)
 

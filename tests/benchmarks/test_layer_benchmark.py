@@ -55,14 +55,35 @@ def test_results_are_kept_and_shown(monkeypatch, tmp_path, backend, capsys):
     path = tmp_path / "benchmark.json"
     benchmark.measure_backend(path, seconds=0.01)
     benchmark.measure_backend(path, seconds=0.01)
-    assert len(built) == len(benchmark.CONTENDERS)  # The second time nothing is measured.
+    assert len(built) == len(benchmark.contenders_of(case))  # The second time nothing is measured.
     assert f"{backend} {case}" in capsys.readouterr().out
     results = json.loads(path.read_text())
     assert results[backend]["time"][case]["batchnorm"]["ratio"] == 1
     lines = benchmark.table(results).splitlines()
-    assert len(lines) == 3 and lines[2].count("floors") == len(benchmark.CONTENDERS)
+    assert len(lines) == 3 and lines[2].count("floors") == len(built)
     benchmark.plot(results, tmp_path / "benchmark.png")
     assert (tmp_path / "benchmark.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+def test_every_contender_takes_a_step_in_half_precision(monkeypatch, tmp_path, backend):
+    shape, case = (4, 3, 3, 2), "(4, 3, 3, 2) mixed"
+    outputs = []
+
+    def step(new):
+        step = benchmark.layer_step(new(dtype="mixed_bfloat16"), shape, "bfloat16")
+        outputs.append(step())
+        return step
+
+    monkeypatch.setattr(benchmark, "SHAPES", (shape,))
+    monkeypatch.setattr(benchmark, "CASES", {})
+    monkeypatch.setattr(benchmark, "MEMORY_CASES", ())
+    monkeypatch.setattr(benchmark, "MIXED_CASES", {case: step})
+    path = tmp_path / "benchmark.json"
+    benchmark.measure_backend(path, seconds=0.01, mixed=True)
+    times = json.loads(path.read_text())[backend]["time"][case]
+    assert list(times) == list(benchmark.contenders_of(case)) and len(outputs) == len(times)
+    assert (benchmark.TORCH in times) == (backend == "torch")
 
 
 @pytest.mark.once
