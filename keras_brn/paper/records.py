@@ -76,12 +76,13 @@ def locked_error(path):
 
 def describe_images(data):
     """What tells data sets of the same name apart: the numbers of images and of labels, the shape
-    of an image and the digest."""
+    of an image, whether it is mirrored in training, and the digest."""
     counts = {part: len(labels) for part, labels in data.labels.items()}
     return {
         **counts,
         "shape": list(data.image_shape),
         "labels": data.classes,
+        "flip": getattr(data, "flip", True),  # ImageNet has no choice.
         "sha256": data.digest,
     }
 
