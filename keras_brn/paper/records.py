@@ -29,6 +29,14 @@ def write_json(path, value):
         part.unlink(missing_ok=True)
 
 
+def read_json(path):
+    """What `write_json` wrote; a file that is no JSON is refused by its name."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"`{path}` is damaged: remove it. Received: {error}") from error
+
+
 def _finite(value):
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

@@ -247,6 +247,15 @@ def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("ending", ["json", "keras"])
+def test_a_damaged_file_is_named(images, tmp_path, ending):
+    path = tmp_path / f"shades-batch_renorm-12steps-seed3.{ending}"
+    path.write_bytes(b'{"half')
+    with pytest.raises(ValueError, match=f"seed3.{ending}` is damaged: remove it"):
+        train(small(figure_1()[1]), images, tmp_path, verbose=0)
+
+
+@pytest.mark.once
 def test_a_run_that_another_process_trains_is_refused_until_that_ends(
     images, tmp_path, monkeypatch
 ):
