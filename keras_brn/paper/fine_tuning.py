@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 import keras
@@ -13,7 +12,14 @@ from keras_brn.paper.data.files import digest_of
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.sampling import batches, in_order
 from keras_brn.paper.networks.small import small_inception
-from keras_brn.paper.records import describe_images, locked_error, provenance, run_lock, write_json
+from keras_brn.paper.records import (
+    describe_images,
+    locked_error,
+    provenance,
+    read_json,
+    run_lock,
+    write_json,
+)
 from keras_brn.paper.training.files import check_equal, read_checkpoint_state, save_checkpoint
 
 NORMALIZATIONS = {
@@ -175,7 +181,7 @@ def stored_result(run, folder):
     path = _result_path(run, folder)
     if not path.exists():
         return None
-    result = json.loads(path.read_text())
+    result = read_json(path)
     config = dataclasses.asdict(run)
     check_equal(path, "another configuration", {k: result.get(k) for k in config}, config)
     return result

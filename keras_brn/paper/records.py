@@ -29,6 +29,14 @@ def write_json(path, value):
         part.unlink(missing_ok=True)
 
 
+def read_json(path):
+    """What `write_json` wrote; a file that is no JSON is refused by its name."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"`{path}` is damaged: remove it. Received: {error}") from error
+
+
 def _finite(value):
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
@@ -76,12 +84,13 @@ def locked_error(path):
 
 def describe_images(data):
     """What tells data sets of the same name apart: the numbers of images and of labels, the shape
-    of an image and the digest."""
+    of an image, whether it is mirrored in training, and the digest."""
     counts = {part: len(labels) for part, labels in data.labels.items()}
     return {
         **counts,
         "shape": list(data.image_shape),
         "labels": data.classes,
+        "flip": getattr(data, "flip", True),  # ImageNet has no choice.
         "sha256": data.digest,
     }
 

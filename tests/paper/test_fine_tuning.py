@@ -28,7 +28,8 @@ def images():
     rng = np.random.default_rng(0)
     labels = np.arange(24) % 6
     pixels = labels[:, None, None, None] * 30 + rng.integers(0, 40, (24, 16, 16, 1))
-    return Images("shades", 6, *(pixels.astype("uint8"), labels) * 2, flip=False)
+    pixels = pixels.astype("uint8")
+    return Images("shades", 6, pixels, labels, pixels, labels, flip=False)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import resource
 import shutil
 import tarfile
 
-import keras
 import numpy as np
 import pytest
 import small_imagenet
@@ -17,10 +16,6 @@ from keras_brn.paper.data import imagenet
 from keras_brn.paper.data.imagenet import archives, checks, crops, open_files, preparing
 from keras_brn.paper.data.sampling import batches
 from keras_brn.paper.records import run_lock
-
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="The same on every backend."
-)
 
 
 def encoded(kind, mode="RGB", **options):

@@ -1,10 +1,12 @@
 """Files of results."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from worker_program import shades
 
 from keras_brn.paper.records import describe_images, provenance, run_lock, write_json
 
@@ -50,8 +52,6 @@ def test_a_lock_is_of_one_holder_and_goes_with_it(tmp_path):
 
 
 def test_provenance_names_all_that_a_result_depends_on():
-    from worker_program import shades
-
     made = provenance(shades())
     assert {"matplotlib", "pillow", "numpy", "keras"} <= made["versions"].keys()
     assert made["processor"] and made["memory_gib"] > 0.1
@@ -60,8 +60,12 @@ def test_provenance_names_all_that_a_result_depends_on():
 
 
 def test_images_are_told_apart():
-    from worker_program import shades
-
-    first, other = shades(), shades()
-    np.add(other.validation_images, 1, out=other.validation_images)
-    assert describe_images(first) == describe_images(shades()) != describe_images(other)
+    data = shades()
+    others = [
+        dataclasses.replace(data, validation_images=data.validation_images + np.uint8(1)),
+        dataclasses.replace(data, train_labels=data.train_labels[::-1]),
+        dataclasses.replace(data, flip=True),
+        dataclasses.replace(data, classes=11),
+    ]
+    described = [describe_images(each) for each in (data, *others)]
+    assert describe_images(shades()) == described[0] and described[0] not in described[1:]

@@ -19,7 +19,7 @@ from keras_brn.paper.experiment import Experiment, figure_1, figure_2, figure_3,
 from keras_brn.paper.networks.small import small_inception
 from keras_brn.paper.records import describe_images
 from keras_brn.paper.results import as_runs
-from keras_brn.paper.training import evaluation, network, train
+from keras_brn.paper.training import evaluation, network, train, trainer
 from keras_brn.paper.training.recorder import Recorder
 from keras_brn.paper.training.run import Run
 from keras_brn.paper.training.trainer import continue_dropout
@@ -35,7 +35,7 @@ def images():
 
 
 def small(run, **changes):
-    return scaled(run, **{**SMALL, **changes})
+    return scaled(run, **(SMALL | changes))
 
 
 @pytest.mark.once
@@ -180,6 +180,42 @@ def interrupted(run, images, folder, monkeypatch):
     return path
 
 
+@pytest.mark.once
+def test_what_changes_while_a_run_is_cut_off_is_noted(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "small_inception", tiny)
+    run, made = small(figure_1()[0]), trainer.provenance()
+    interrupted(run, images, tmp_path, monkeypatch)
+    monkeypatch.setattr(trainer, "provenance", lambda: {**made, "processor": "another"})
+    resumed = train(run, images, tmp_path, verbose=0)["provenance"]
+    assert resumed["resumed"] == [{"step": 4, "processor": "another"}]
+    assert resumed["processor"] == made["processor"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "statuses, error, message",
+    [
+        ([0, -2], RuntimeError, "Another process trains this run"),
+        ([0, 7], ValueError, r"backups of \[0, 7\] bytes"),
+        ([-1, 0], ValueError, r"backups of \[-1, 0\] bytes"),
+    ],
+)
+@pytest.mark.parametrize("worker", [0, 1])
+def test_all_workers_refuse_what_one_of_them_does(
+    tmp_path, monkeypatch, worker, statuses, error, message
+):
+    def seen_by_workers(strategy, status):
+        assert status == statuses[worker]
+        return statuses
+
+    monkeypatch.setattr(trainer, "seen_by_workers", seen_by_workers)
+    if statuses[worker] > 0:
+        (tmp_path / "run.keras").write_bytes(bytes(statuses[worker]))
+    locked, complete = statuses[worker] != -2, statuses[worker] == -1
+    with pytest.raises(error, match=message):
+        trainer._check_folder(tmp_path / "run.json", locked, complete, strategy=None)
+
+
 @pytest.mark.slow
 def test_a_checkpoint_of_another_configuration_or_of_other_images_is_refused(
     images, tmp_path, monkeypatch
@@ -208,6 +244,15 @@ def test_a_checkpoint_that_does_not_say_its_configuration_is_refused(images, tmp
     network.compiled_model(run, images).save(tmp_path / "shades-batch_renorm-12steps-seed3.keras")
     with pytest.raises(ValueError, match="does not say what it was trained from"):
         train(run, images, tmp_path, verbose=0)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("ending", ["json", "keras"])
+def test_a_damaged_file_is_named(images, tmp_path, ending):
+    path = tmp_path / f"shades-batch_renorm-12steps-seed3.{ending}"
+    path.write_bytes(b'{"half')
+    with pytest.raises(ValueError, match=f"seed3.{ending}` is damaged: remove it"):
+        train(small(figure_1()[1]), images, tmp_path, verbose=0)
 
 
 @pytest.mark.once
@@ -258,6 +303,7 @@ def test_accuracy_of_training_images_is_that_of_each_image_classified_alone(imag
     assert accuracy == pytest.approx(np.mean(chosen % 3 != 0), abs=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.once
 @pytest.mark.parametrize(
     "side, batch_size, expected", [(299, 32, 32), (299, 4, 5), (32, 128, 500), (32, 2048, 2048)]

@@ -50,6 +50,9 @@ def digest_of(*arrays):
 def write_arrays(path, arrays):
     """Writes an npz file that is always whole, also if several processes write it, or one ends."""
     part = path.with_suffix(f".{uuid.uuid4().hex}.part")
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

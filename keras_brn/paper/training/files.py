@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from keras_brn.paper.experiment import Experiment
-from keras_brn.paper.records import write_json
+from keras_brn.paper.records import read_json, write_json
 
 # A `.keras` file is a zip archive, of which Keras reads the members that it knows.
 _STATE = "keras_brn_run.json"
@@ -44,7 +44,7 @@ def read_result(path, config, images=None):
     path = Path(path)
     if not path.exists():
         return None
-    result = json.loads(path.read_text())
+    result = read_json(path)
     check_origin(path, result, config, images)
     return result
 
@@ -113,13 +113,16 @@ def save_checkpoint(path, model, state):
 
 def read_checkpoint_state(path):
     """The dict `state` of a file that `save_checkpoint` wrote."""
-    with zipfile.ZipFile(path) as archive:
-        if _STATE not in archive.namelist():
-            raise ValueError(
-                f"`{path}` does not say what it was trained from: remove it, or choose another "
-                "folder."
-            )
-        return json.loads(archive.read(_STATE))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            state = archive.read(_STATE)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"`{path}` is damaged: remove it. Received: {error}") from error
+    except KeyError as error:
+        raise ValueError(
+            f"`{path}` does not say what it was trained from: remove it, or choose another folder."
+        ) from error
+    return json.loads(state)
 
 
 def remove_checkpoint(path):

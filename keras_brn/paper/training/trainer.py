@@ -67,7 +67,8 @@ def train(
         images each). With Batch Renorm `correction`: the `layers`, and of each quantity that
         `RenormMonitor` measures a list over the evaluations of lists over the layers. Also `name`,
         `data`, `seed`, `group`, `images_per_label` (`None`: drawn independently), `config`,
-        `provenance`. Results of older versions have no `train_image_accuracy`.
+        `provenance` (with `resumed`, if the run went on under other versions or on another
+        machine). Results of older versions have no `train_image_accuracy`.
 
     Raises:
         ValueError: If the stored result or checkpoint is of another configuration or of other
@@ -151,6 +152,8 @@ def _train(run, images, verbose, log_dir):
             f"backups={run.backups}, a backup after {run.steps_per_epoch} steps; the last after "
             f"{steps_done}"
         )
+    if steps_done:
+        note_other_circumstances(state["result"]["provenance"], provenance(), steps_done)
     continue_dropout(model.network, run.worker, steps_done)
 
     def shares(worker, workers):
@@ -194,6 +197,13 @@ def _empty_result(config, images):
     result["config"] = config
     result["provenance"] = {"seconds": 0.0, **provenance(), "images": images}
     return result
+
+
+def note_other_circumstances(stored, current, step):
+    """Adds to a provenance, as `resumed`, what has changed since the run was cut off at a step."""
+    changed = {key: value for key, value in current.items() if stored.get(key) != value}
+    if changed:
+        stored.setdefault("resumed", []).append({"step": step, **changed})
 
 
 def continue_dropout(network, worker, step):
