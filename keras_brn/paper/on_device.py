@@ -1,5 +1,11 @@
-"""Several runs at once, as one program of JAX: a small network alone leaves an accelerator idle."""
+"""Several runs at once, as one program of JAX: a small network alone leaves an accelerator idle.
 
+Figure 3 at the length of the paper, for `python -m keras_brn.paper.reproduce` to draw:
+
+    KERAS_BACKEND=jax python -m keras_brn.paper.on_device --tiny-imagenet PATH [--results results]
+"""
+
+import argparse
 import collections
 import concurrent.futures
 import contextlib
@@ -22,6 +28,8 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.data.files import write_arrays
 from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
+from keras_brn.paper.experiment import figure_3_paper_length
 from keras_brn.paper.records import describe_images, provenance, write_json
 from keras_brn.paper.training.evaluation import fixed_training_images
 from keras_brn.paper.training.files import completed_result, result_path, run_config
@@ -558,3 +566,23 @@ def _count_correct(network, training, weights, runs, pixels, labels, batches):
         return jax.vmap(lambda logits: correct(logits, y))(logits)
 
     return jnp.sum(jax.lax.map(of_batch, batches), 0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny-imagenet", type=Path, required=True, help="zip, tar or folder")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--processes", type=int, default=0, help="that draw the images")
+    parser.add_argument("--seconds", type=float, help="time limit; a later call goes on from there")
+    options = parser.parse_args()
+    train_on_device(
+        figure_3_paper_length(),
+        load_tiny_imagenet(options.tiny_imagenet),
+        options.results / "on_device",
+        processes=options.processes,
+        seconds=options.seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()

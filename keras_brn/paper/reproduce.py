@@ -6,6 +6,11 @@ Runs that `--results` already holds are not repeated, and one that was cut off g
 so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
 processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these.
 
+Figure 3 at the length of the paper is trained on an accelerator, by another command that shares
+`--results`:
+
+    KERAS_BACKEND=jax python -m keras_brn.paper.on_device --tiny-imagenet PATH [--results results]
+
 Figures, their summaries and tables are made anew from stored runs, without training or data, by
 
     python -m keras_brn.paper.reproduce --stored figures --only-figures
@@ -25,6 +30,7 @@ from keras_brn.paper.experiment import (
     figure_1,
     figure_2,
     figure_3,
+    figure_3_paper_length,
     figure_4,
     figure_5,
     scaled,
@@ -36,13 +42,13 @@ from keras_brn.paper.results import as_results, as_runs, load_figure, runs_by_st
 from keras_brn.paper.training import completed_result, store_result, train
 
 STEPS = 4_000
-SHORT, LONGEST = 0.25, 10  # Some runs are of so many times these steps.
+SHORT = 0.25  # Some runs are of so many times these steps.
 CHANGES = {"labels": {}, "few_labels": FEW_LABELS}  # To `scaled`, by the setting of a figure.
 SETTINGS = {
     "1": "labels",
     "2": "labels",
     "3": "few_labels",
-    "3_longest": "few_labels",
+    "3_paper_length": "on_device",
     "4": "labels",
     "5": "labels",
 }
@@ -76,7 +82,6 @@ def planned_runs(data_sets, steps=STEPS):
         ("labels", 1, figure_5(), 2, 0),
         ("labels", 1, figure_4(), 1, 0),
         ("labels", 1, sigma_averaged(), 2, 0),
-        ("few_labels", LONGEST, figure_3(8), 0, 1),
         ("labels", SHORT, figure_4(), 1, 0),
     )
     planned = [
@@ -126,11 +131,30 @@ def fine_tune_all(planned, results):
         fine_tuning.fine_tune(run, base, new, results)
 
 
+def completed_results(planned, results):
+    """The results of the runs that are complete, those of `train_on_device` among them.
+
+    Args:
+        planned: As `planned_runs` returns it.
+        results: Folder of the results.
+
+    Returns:
+        Dict from a setting to a list of results.
+    """
+    on_device = [("on_device", "tiny_imagenet", run) for run in figure_3_paper_length()]
+    completed = {setting: [] for setting in SETTINGS.values()}
+    for setting, name, run in [*planned, *on_device]:
+        result = completed_result(run, name, results / setting)
+        completed[setting] += [] if result is None else [result]
+    return completed
+
+
 def write_all(results, tuned, steps, out):
     """Writes all figures, as far as there are runs.
 
     Args:
-        results: Dict from "labels" and "few_labels" to lists of what `train` returned.
+        results: Dict from "labels", "few_labels" and "on_device" to lists of what `train`, or
+            `train_on_device`, returned.
         tuned: List of what `fine_tune` returned.
         steps: Number of training steps, from which few runs differ.
         out: Folder.
@@ -140,8 +164,8 @@ def write_all(results, tuned, steps, out):
     few_labels = runs_by_steps(as_runs(results["few_labels"]))
     for number in (1, 2):
         files.write_comparison(labels.get(steps, []), number, out)
-    files.write_few_labels(few_labels.get(steps, []), "3", out)
-    files.write_few_labels(few_labels.get(LONGEST * steps, []), "3_longest", out)
+    files.write_few_labels(few_labels.get(steps, []), out)
+    files.write_paper_length(as_runs(results["on_device"]), out)
     files.write_alpha_and_ramp(labels, out)
     files.write_group_sizes(labels.get(steps, []), out)
     files.write_correction(runs_by_steps(results["labels"]).get(steps, []), out)
@@ -179,10 +203,7 @@ def main():
         train_all(planned[part - 1 :: parts], data_sets, options.results)
         if part == 1:  # These are short.
             fine_tune_all(tuning, options.results)
-    results = {setting: [] for setting in CHANGES}
-    for setting, name, run in planned:
-        result = completed_result(run, name, options.results / setting)
-        results[setting] += [] if result is None else [result]
+    results = completed_results(planned, options.results)
     tuned = [fine_tuning.stored_result(run, options.results) for run in tuning]
     tuned = [result for result in tuned if result is not None]
     if not tuned and options.stored is not None:

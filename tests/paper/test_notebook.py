@@ -155,8 +155,8 @@ def _stored_columns(figure):
 @pytest.mark.parametrize(
     "figure",
     [
-        pytest.param(figure, marks=[stale] if figure.removesuffix("_longest") in STALE else [])
-        for figure in ("figure1", "figure2", "figure3", "figure3_longest", "figure5", "fine_tuning")
+        pytest.param(figure, marks=[stale] if figure.removesuffix("_paper_length") in STALE else [])
+        for figure in ("figure1", "figure2", "figure3", "figure3_paper_length", "figure5", "fine_tuning")
     ],
 )
 def test_committed_notebooks_show_the_stored_figures(figure):
@@ -167,7 +167,7 @@ def test_committed_notebooks_show_the_stored_figures(figure):
         made = fine_tuning_table(columns)
     else:
         made = figure_table(int(figure[6]), columns)
-    path = NOTEBOOKS / f"{figure.removesuffix('_longest')}.ipynb"
+    path = NOTEBOOKS / f"{figure.removesuffix('_paper_length')}.ipynb"
     cells = nbformat.read(path, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     texts = [output.get("data", {}).get("text/markdown", "") for output in outputs]

@@ -53,7 +53,7 @@ def test_the_table_of_figure_2_has_the_papers_numbers_and_ours():
 
 
 @pytest.mark.parametrize(
-    "figure, shares", [(1, []), (2, [".56"]), (3, [".84", ".92", "1.02", "–"])]
+    "figure, shares", [(1, []), (2, [".56"]), (3, ["–", ".84", ".92", "1.02"])]
 )
 def test_the_papers_ratios_follow_from_its_accuracies(figure, shares):
     shown = rows(figure, summarize_figure([], figure))

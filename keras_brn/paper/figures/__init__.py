@@ -10,3 +10,4 @@ from keras_brn.paper.figures.curves import plot_images_per_label as plot_images_
 from keras_brn.paper.figures.curves import plot_training_accuracy as plot_training_accuracy
 from keras_brn.paper.figures.pages import plot_comparison as plot_comparison
 from keras_brn.paper.figures.pages import plot_few_labels as plot_few_labels
+from keras_brn.paper.figures.pages import plot_paper_length as plot_paper_length

@@ -118,6 +118,33 @@ def mark_crossing(axes, runs, images_per_label):
     )
 
 
+def mark_highest(axes, runs, name, images_per_label):
+    """Marks where the accuracy of a contender is highest, if that is before the end.
+
+    Args:
+        axes: `matplotlib.axes.Axes`, drawn by `plot_curves`.
+        runs: As for `plot_curves`, of Figure 3.
+        name: Name of the contender.
+        images_per_label: Of Figure 3.
+    """
+    curves = [*runs_by_seed(runs, name, images_per_label).values()]
+    accuracy = 100 * np.mean([run["accuracy"] for run in curves], axis=0)
+    highest = int(np.argmax(accuracy))
+    if highest == len(accuracy) - 1:
+        return
+    color, step = STYLES[name][0], curves[0]["step"][highest]
+    axes.plot(step, accuracy[highest], "v", color=color, markersize=6)
+    axes.annotate(
+        f"highest: {accuracy[highest]:.1f} %\nat step {step:,}",
+        (step, accuracy[highest]),
+        xytext=(0, -8),
+        textcoords="offset points",
+        va="top",
+        color=color,
+        fontsize=TEXT_SIZE,
+    )
+
+
 def plot_images_per_label(axes, runs, title):
     """Draws the final accuracy against the number of images per label in groups of 32: a point for
     each seed, and lines through the means.

@@ -3,7 +3,7 @@
 from keras_brn.extras import extra
 from keras_brn.paper.experiment import figure_4, figure_4_name, figure_5
 from keras_brn.paper.figures.choices import plot_alpha_and_ramp, plot_fine_tuning, plot_group_sizes
-from keras_brn.paper.figures.pages import plot_comparison, plot_few_labels
+from keras_brn.paper.figures.pages import plot_comparison, plot_few_labels, plot_paper_length
 from keras_brn.paper.records import write_json
 from keras_brn.paper.results.comparisons import COMPARISONS, FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.files import save_figure
@@ -42,22 +42,40 @@ def write_comparison(runs, number, out):
     _write(picture, number, runs, names, summary, out)
 
 
-def write_few_labels(runs, figure, out):
-    """Writes Figure "3" or "3_longest" from what `as_runs` returns of its runs."""
+def write_few_labels(runs, out):
+    """Writes Figure 3 from what `as_runs` returns of its runs."""
     by_data = _by_data(runs)
     if not by_data:
         return
     picture = Figure()
     titled = {FEW_LABELS_TITLES[name]: of_data for name, of_data in by_data.items()}
     plot_few_labels(picture, titled)
-    summary = {
+    _write(picture, 3, runs, COMPARISONS[3].labels, _by_images_per_label(by_data), out)
+
+
+def write_paper_length(runs, out):
+    """Writes Figure 3 at the length of the paper.
+
+    Args:
+        runs: As `as_runs` returns those of `keras_brn.paper.experiment.figure_3_paper_length`.
+        out: Folder.
+    """
+    if not {run["name"] for run in runs}.issuperset(COMPARISONS[3].compared):
+        return
+    picture = Figure()
+    plot_paper_length(picture, runs)
+    summary = _by_images_per_label(_by_data(runs))
+    _write(picture, "3_paper_length", runs, {run["name"] for run in runs}, summary, out)
+
+
+def _by_images_per_label(by_data):
+    return {
         name: {
             str(k): summarize_figure(of_data, 3, images_per_label=k)
             for k in sorted({run["images_per_label"] for run in of_data} - {None})
         }
         for name, of_data in by_data.items()
     }
-    _write(picture, figure, runs, COMPARISONS[3].labels, summary, out)
 
 
 def write_alpha_and_ramp(runs_by_length, out):

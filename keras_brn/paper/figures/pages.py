@@ -2,6 +2,7 @@
 
 from keras_brn.paper.figures.curves import (
     mark_crossing,
+    mark_highest,
     plot_curves,
     plot_final_accuracy,
     plot_images_per_label,
@@ -44,6 +45,28 @@ def plot_few_labels(figure, runs):
         else:
             mark_crossing(curves, of_data, shown)
             plot_training_accuracy(right, of_data, "on training minibatches (dashed)", shown)
+
+
+def plot_paper_length(figure, runs):
+    """Draws Figure 3 at the length of the paper: a panel for each number of images per label.
+
+    In the panel of the most images per label are marked the step from which on test minibatches
+    help batchnorm, and where its accuracy on single images is highest, before it declines.
+
+    Args:
+        figure: An empty `matplotlib.figure.Figure`; its size and layout are set.
+        runs: As `plot_curves` takes them.
+    """
+    figure.set_layout_engine("constrained")
+    figure.set_size_inches(WIDTH, 6.4)
+    numbers = sorted({run["images_per_label"] for run in runs} - {None}, reverse=True)
+    panels = figure.subplots(len(numbers), 1, sharex=True, sharey=True, squeeze=False)
+    for axes, k in zip(panels[:, 0], numbers, strict=True):
+        plot_curves(axes, runs, 3, f"{32 // k} labels x {k} images", k)
+        if k == numbers[0]:
+            mark_crossing(axes, runs, k)
+            mark_highest(axes, runs, "batchnorm_noniid", k)
+            axes.set_xlabel("")
 
 
 def _rows(figure, runs):

@@ -28,7 +28,7 @@ def stored_tables(folder):
         if columns:
             tables[f"Figure {number}"] = figure_table(number, columns)
     by_images_per_label = {}
-    for name, length in (("figure3", ""), ("figure3_longest", ", 40,000 steps")):
+    for name, length in (("figure3", ""), ("figure3_paper_length", ", 130,000 steps")):
         for data, of_data in summary(name).items():
             for images_per_label, values in of_data.items():
                 columns = by_images_per_label.setdefault(int(images_per_label), {})
