@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from keras_brn.paper.experiment import figure_4, figure_5
 from keras_brn.paper.figures import (
     mark_crossing,
+    mark_highest,
     plot_alpha_and_ramp,
     plot_comparison,
     plot_curves,
@@ -15,12 +16,13 @@ from keras_brn.paper.figures import (
     plot_final_accuracy,
     plot_fine_tuning,
     plot_group_sizes,
+    plot_paper_length,
     plot_training_accuracy,
 )
 from keras_brn.paper.figures.files import write_alpha_and_ramp
 from keras_brn.paper.figures.style import STYLES, spread_out
 from keras_brn.paper.fine_tuning import NORMALIZATIONS
-from keras_brn.paper.results import load_figure, runs_by_steps
+from keras_brn.paper.results import as_runs, load_figure, runs_by_steps
 from keras_brn.paper.results.comparisons import COMPARISONS, NORMALIZATIONS_BY_GROUP_SIZE
 
 
@@ -94,6 +96,29 @@ def test_few_labels_of_one_kind_show_the_accuracy_in_training():
     curves, training = figure.axes
     assert "from step 20 on,\ntest minibatches\nhelp batchnorm" in texts(curves)
     assert training.get_ylabel() == "accuracy in training, %"
+
+
+def test_a_panel_for_each_number_of_images_per_label_at_the_paper_length():
+    more = as_runs(
+        [example_run("batchnorm_noniid", [0.1, 0.4, 0.3], 0, 8, batch_accuracy=3 * [0.5])]
+    )
+    pairs = [run for run in RUNS if run["images_per_label"] in (None, 2)]
+    figure = Figure()
+    plot_paper_length(figure, [*more, *pairs])
+    most, pairs = figure.axes
+    assert [axes.get_title(loc="left") for axes in (most, pairs)] == [
+        "4 labels x 8 images",
+        "16 labels x 2 images",
+    ]
+    assert "highest: 40.0 %\nat step 20" in texts(most)
+    assert not any(text.startswith("highest") for text in texts(pairs))
+    assert most.get_yscale() == "linear" and most.get_ylim() == pairs.get_ylim()
+
+
+def test_no_highest_accuracy_is_marked_where_it_is_at_the_end():
+    axes = Figure().subplots()
+    mark_highest(axes, RUNS, "batchnorm_noniid", 8)
+    assert not axes.lines and not axes.texts
 
 
 def test_two_accuracies_in_training():

@@ -155,8 +155,9 @@ def _stored_columns(figure):
 @pytest.mark.parametrize(
     "figure",
     [
-        pytest.param(figure, marks=[stale] if figure.removesuffix("_paper_length") in STALE else [])
-        for figure in ("figure1", "figure2", "figure3", "figure3_paper_length", "figure5", "fine_tuning")
+        *(pytest.param(figure, marks=stale) for figure in STALE),
+        "figure3_paper_length",
+        "figure5",
     ],
 )
 def test_committed_notebooks_show_the_stored_figures(figure):

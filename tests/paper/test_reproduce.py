@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from keras_brn.paper import reproduce
-from keras_brn.paper.experiment import figure_1, figure_3, scaled
+from keras_brn.paper.experiment import figure_1, figure_3, figure_3_paper_length, scaled
 from keras_brn.paper.reproduce import planned_runs, take_over_runs
 from keras_brn.paper.results import as_runs, save_figure
 from keras_brn.paper.training import completed_result, store_result
@@ -48,6 +48,18 @@ def test_stored_figures_are_drawn_anew_from_their_runs(tmp_path, monkeypatch):
 
 def by_content(runs):
     return sorted(json.dumps(run, sort_keys=True) for run in runs)
+
+
+def test_runs_at_the_paper_length_are_the_stored_ones(tmp_path):
+    """They are found by their configuration, in which batchnorm is held at (1, 0)."""
+    take_over_runs(FIGURES, tmp_path)
+    planned = figure_3_paper_length()
+    assert {(run.steps, run.normalization) for run in planned} == {(130_000, "batch_renorm")}
+    for run in planned:
+        assert ((run.r_max, run.d_max) == (1.0, 0.0)) == run.name.startswith("batchnorm")
+    completed = reproduce.completed_results([], tmp_path)
+    assert len(completed["on_device"]) == len(planned) == 6
+    assert all(len(result["accuracy"]) == 26 for result in completed["on_device"])
 
 
 def test_the_plan_has_the_seeds_of_each_comparison():

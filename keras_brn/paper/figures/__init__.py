@@ -4,6 +4,7 @@ from keras_brn.paper.figures.choices import plot_alpha_and_ramp as plot_alpha_an
 from keras_brn.paper.figures.choices import plot_fine_tuning as plot_fine_tuning
 from keras_brn.paper.figures.choices import plot_group_sizes as plot_group_sizes
 from keras_brn.paper.figures.curves import mark_crossing as mark_crossing
+from keras_brn.paper.figures.curves import mark_highest as mark_highest
 from keras_brn.paper.figures.curves import plot_curves as plot_curves
 from keras_brn.paper.figures.curves import plot_final_accuracy as plot_final_accuracy
 from keras_brn.paper.figures.curves import plot_images_per_label as plot_images_per_label
