@@ -1,5 +1,6 @@
 """What an installed keras-brn must do, with nothing but Keras and its backend beside it."""
 
+import tempfile
 from importlib.metadata import version
 
 import keras
@@ -19,8 +20,10 @@ assert not np.array_equal(start[0], model.get_weights()[0])
 assert 1 < layers[1].r_max < 3
 
 predicted = model.predict(x, verbose=0)
-model.save("model.keras")
-for copy in (keras.models.load_model("model.keras"), keras_brn.to_batch_normalization(model)):
+with tempfile.TemporaryDirectory() as folder:
+    model.save(f"{folder}/model.keras")
+    loaded = keras.models.load_model(f"{folder}/model.keras")
+for copy in (loaded, keras_brn.to_batch_normalization(model)):
     np.testing.assert_allclose(copy.predict(x, verbose=0), predicted, rtol=1e-5, atol=1e-6)
 back = keras_brn.renormalize(copy)
 assert [type(layer) for layer in back.layers] == [type(layer) for layer in model.layers]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from worker_program import shades
+from worker_program import shades, tiny
 
 from keras_brn import BatchRenormalization
 from keras_brn.monitor import QUANTITIES
@@ -126,14 +126,6 @@ def test_a_run_learns_and_is_read_the_next_time(images, tmp_path, run):
         assert of_figure["correction"]["lag"][1] == pytest.approx(
             np.mean(correction["lag"][1]), abs=1e-4
         )
-
-
-def tiny(normalization, input_shape, classes, width, kernel_regularizer, dropout=0.0):
-    """In the place of `small_inception`, which takes long to compile."""
-    x = inputs = keras.Input(input_shape)
-    x = keras.layers.ReLU()(normalization()(keras.layers.Conv2D(8, 3, 4)(x)))
-    x = keras.layers.Dropout(dropout, seed=0)(keras.layers.Flatten()(x))
-    return keras.Model(inputs, keras.layers.Dense(classes)(x))
 
 
 def killed_after(epochs, monkeypatch):
