@@ -35,7 +35,7 @@ def copied_by_configuration(thing):
     if by_objects is not None and _has(by_objects, functions):
         return by_objects
     if plain is None and isinstance(thing, keras.layers.Wrapper):
-        # The configuration of its layer may be what fails; a copy of that takes its place later.
+        # The configuration of its layer may be what fails, and a copy of that takes its place.
         anything = keras.saving.serialize_keras_object(keras.layers.Identity())
         plain, _ = _tried(thing, config | {"layer": anything})
     if plain is None:
@@ -100,17 +100,19 @@ def _own_from_config(thing):
 
 
 def _configuration(thing, functions):
-    """`thing.get_config()`, also where it can't name one of the functions."""
+    """`thing.get_config()`, also where it can't name one of the functions, or the inner layer."""
+    unnamed = dict.fromkeys(functions, keras.activations.linear)
+    if isinstance(thing, keras.layers.Wrapper):
+        unnamed["layer"] = keras.layers.Identity()  # A copy of that takes its place later.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # That a lambda can't be loaded safely from a file.
         try:
             return thing.get_config()
         except Exception:
-            if not functions:
+            if not unnamed:
                 raise
         nameable = object.__new__(type(thing))
-        named = dict.fromkeys(functions, keras.activations.linear)
-        vars(nameable).update({**vars(thing), **named})
+        vars(nameable).update({**vars(thing), **unnamed})
         return nameable.get_config() | functions
 
 

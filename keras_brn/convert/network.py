@@ -150,6 +150,12 @@ class NetworkCopy:
         return any(id(each) in self.replacements for each in flatten_layers(layer))
 
     def _graph(self, model):
+        copy = self._any_graph(model)
+        if copy.dtype_policy != model.dtype_policy:
+            copy.dtype_policy = model.dtype_policy  # Of which its configuration says nothing.
+        return copy
+
+    def _any_graph(self, model):
         """The copy of a Sequential or functional model."""
         if _has_class_of_graph(model):
             return self._chain(model) if isinstance(model, keras.Sequential) else self._dag(model)
@@ -171,7 +177,8 @@ class NetworkCopy:
             (input_layer,) = _input_layers(keras.Model(model.inputs, model.outputs))
             layers = [self.copy(input_layer), *layers]
         kind = type(model) if _has_class_of_graph(model) else keras.Sequential
-        return kind(layers, trainable=model.trainable, name=model.name)
+        with _scopes(model):
+            return kind(layers, trainable=model.trainable, name=model.name)
 
     def _dag(self, model):
         with warnings.catch_warnings():  # Those that `model` gave when it was made.
@@ -212,17 +219,18 @@ class NetworkCopy:
         return old.keys() != new.keys() or any(self._differs(old[k], new[k]) for k in old)
 
     def _add_attributes(self, layer, copy):
-        """Sets the attributes with layers or variables that the copy was not made with."""
+        """Sets the attributes with layers or variables that the constructor leaves out."""
         if type(copy) is not type(layer):
             return
+        held, made = (dict.fromkeys(p[0] for p in sublayers.sublayers(x)) for x in (layer, copy))
         values, present = sublayers.attributes(layer), sublayers.attributes(copy)
         # In the order in which the layer was given them, which is that of its weights.
-        names = dict.fromkeys(place[0] for place in sublayers.sublayers(layer)) | values
-        for name in names:
-            if name in values and name not in present:
+        for name in [*(n for n in held if n in values and n not in made), *values]:
+            if name not in present or (name in held and name not in made):
                 copied = sublayers.mapped(values[name], self._copied_state)
                 if copied is not values[name]:
                     sublayers.set_attribute(copy, name, copied)
+                    made[name] = present[name] = None
 
     def _copied_state(self, leaf):
         if isinstance(leaf, keras.Layer):
@@ -241,13 +249,9 @@ def _build_like(layer, copy):
     """Builds the copy with the shapes that the layer was built with."""
     if copy.built or not layer.built:
         return
-    scopes = (layer.path or layer.name).split("/")
-    if type(layer).build is not keras.Layer.build:
-        scopes.pop()  # Which `build` itself adds.
-    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+    adds_scope = type(layer).build is not keras.Layer.build
+    with _scopes(layer, inside=not adds_scope), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # What could not be built, the sublayers then do.
-        for scope in scopes:
-            stack.enter_context(keras.name_scope(scope))
         try:
             copy.build_from_config(layer.get_build_config())
         except Exception as error:  # Whatever `build` raises: it is the user's.
@@ -255,6 +259,16 @@ def _build_like(layer, copy):
                 f"The copy of layer '{layer.name}' of class {type(layer).__name__} can't be "
                 f"built: {type(error).__name__}: {error}"
             ) from error
+
+
+@contextlib.contextmanager
+def _scopes(layer, inside=False):
+    """The scopes of names that a layer was built in, for the paths of its weights."""
+    names = (layer.path or layer.name).split("/")
+    with contextlib.ExitStack() as stack:
+        for name in names if inside else names[:-1]:
+            stack.enter_context(keras.name_scope(name))
+        yield
 
 
 def _copied_operation(operation):
