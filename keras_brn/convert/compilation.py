@@ -61,13 +61,19 @@ def _new_metric(metric):
 def _new_optimizer(optimizer, model, places):
     if not isinstance(optimizer, keras.Optimizer):
         return optimizer
+    if type(optimizer) is keras.optimizers.LossScaleOptimizer:
+        return keras.optimizers.LossScaleOptimizer(
+            _new_optimizer(optimizer.inner_optimizer, model, places),
+            optimizer.initial_scale,
+            optimizer.dynamic_growth_steps,
+            name=optimizer.name,
+        )
     new = copied_by_configuration(optimizer)
-    inner, new_inner = (getattr(each, "inner_optimizer", each) for each in (optimizer, new))
     excluded = [
         places[id(variable)][0]
         for variable in model.trainable_variables
-        if id(variable) in places and not has_weight_decay(inner, variable)
+        if id(variable) in places and not has_weight_decay(optimizer, variable)
     ]
     if excluded:
-        new_inner.exclude_from_weight_decay(var_list=excluded)
+        new.exclude_from_weight_decay(var_list=excluded)
     return new

@@ -40,7 +40,7 @@ def copied_by_configuration(thing):
         plain, _ = _tried(thing, config | {"layer": anything})
     if plain is None:
         raise _not_copied(thing, "from_config()", failure) from failure
-    others = [name for name in functions if not _alike(functions[name], vars(plain).get(name))]
+    others = [name for name in functions if not _alike(functions[name], _kept(plain, name))]
     if others:
         raise _not_copied(thing, "from_config()", TypeError(f"{others} would be other functions"))
     return plain
@@ -101,7 +101,7 @@ def _own_from_config(thing):
 
 def _configuration(thing, functions):
     """`thing.get_config()`, also where it can't name one of the functions, or the inner layer."""
-    unnamed = dict.fromkeys(functions, keras.activations.linear)
+    unnamed = {_attribute(thing, name): keras.activations.linear for name in functions}
     if isinstance(thing, keras.layers.Wrapper):
         unnamed["layer"] = keras.layers.Identity()  # A copy of that takes its place later.
     with warnings.catch_warnings():
@@ -147,9 +147,8 @@ def _custom_objects(thing):
 
 
 def _functions(thing):
-    """Those arguments of a layer that are functions of the user's, kept under their own names."""
-    parameters = inspect.signature(type(thing).__init__).parameters
-    values = {name: vars(thing).get(name) for name in parameters}
+    """Those arguments that are functions or unregistered callables, if the object keeps them."""
+    values = {name: _kept(thing, name) for name in inspect.signature(type(thing)).parameters}
     return {
         name: value
         for name, value in values.items()
@@ -159,8 +158,17 @@ def _functions(thing):
     }
 
 
+def _kept(thing, name):
+    """The argument of this name, kept as `name` or `_name`."""
+    return vars(thing).get(_attribute(thing, name))
+
+
+def _attribute(thing, name):
+    return name if name in vars(thing) else f"_{name}"
+
+
 def _has(thing, functions):
-    return all(vars(thing).get(name) is value for name, value in functions.items())
+    return all(_kept(thing, name) is value for name, value in functions.items())
 
 
 def _alike(function, other):
