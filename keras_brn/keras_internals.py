@@ -3,6 +3,8 @@
 A test for each of them tells on the day it goes (`tests/test_keras_internals.py`).
 """
 
+import contextlib
+
 import keras
 
 
@@ -64,3 +66,53 @@ def is_detached(variable):
     `self.model`. Without `Variable._value`: an `assign` that is lost, as for other layers.
     """
     return getattr(variable, "_value", variable) is None
+
+
+def replace_sublayer(parent, old, new):
+    """Makes `parent` count `new` among its sublayers where it counted `old`.
+
+    The attributes of `parent` are not touched. Keras itself forgets no layer whose attribute is
+    set anew: its weights would stay among those of the model. Without `Layer._tracker`: keep
+    `old`, and leave it out wherever the layers of a model are listed.
+    """
+    tracker = parent._tracker
+    if not tracker.is_in_store("layers", old):
+        return
+    if tracker.is_in_store("layers", new):
+        tracker.untrack(old)
+    else:
+        tracker.replace_tracked_value("layers", old, new)
+    if keras.backend.backend() == "torch" and "_torch_params" in parent._modules:
+        del parent._modules["_torch_params"]  # Keras lists the parameters anew when asked.
+
+
+@contextlib.contextmanager
+def state_may_be_added(layer):
+    """Lets attributes be set that hold layers or variables, although the layer is built.
+
+    Without `Layer._tracker.unlock`: refuse models that were given layers after their `__init__`.
+    """
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            layer._tracker.lock()
+
+
+def compile_arguments(model):
+    """Dict of the arguments that `model.compile` was called with, the objects themselves.
+
+    Without `Model._compile_config`: `get_compile_config`, which has names in the place of objects
+    and so finds neither unregistered functions nor those that have the name of one of Keras'.
+    """
+    return dict(model._compile_config.config)
+
+
+def has_weight_decay(optimizer, variable):
+    """Whether `exclude_from_weight_decay` of the optimizer left the variable out.
+
+    Without `Optimizer._use_weight_decay`: a warning that the exclusions are lost.
+    """
+    return optimizer._use_weight_decay(variable)
