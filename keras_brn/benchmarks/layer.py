@@ -29,6 +29,7 @@ import numpy as np
 from keras import ops
 
 from keras_brn.benchmarks.timing import describe_gpu, take_turns
+from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.networks.inception import inception_v3
 from keras_brn.paper.networks.small import small_network
@@ -326,7 +327,8 @@ def _cell(name, time):
 
 def plot(results, path):
     """A panel for each backend: the ratio of each contender in each case."""
-    from matplotlib.figure import Figure
+    with extra("paper"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(results) + 2, 4.5), layout="constrained")
     panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
