@@ -372,8 +372,9 @@ def test_evaluation_with_the_statistics_of_test_minibatches(images):
 @pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["group_norm", "layer_norm"])
-def test_other_normalizations(images, tmp_path, normalization):
-    run = small(Experiment(normalization, normalization), width=8, evaluations=1)
+def test_other_normalizations(images, tmp_path, monkeypatch, normalization):
+    monkeypatch.setattr(network, "small_inception", tiny)
+    run = small(Experiment(normalization, normalization), evaluations=1)
     assert train(run, images, tmp_path, verbose=0)["step"] == [12]
 
 
