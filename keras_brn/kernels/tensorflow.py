@@ -38,49 +38,57 @@ class FusedNormalization(Normalization):
 
     def normalize(self, x, mean, variance, scale, offset, epsilon):
         @tf.custom_gradient
-        def normalize(x, mean, variance, scale, offset):
-            y, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=scale,
-                offset=offset,
-                mean=mean,
-                variance=variance,
-                epsilon=epsilon,
-                is_training=False,
-            )
-
-            def backward(dy):
-                dx, dscale, doffset = fused_backward(dy, x, mean, variance, scale)
-                return dx, None, None, dscale, doffset
-
-            return y, backward
-
-        @tf.custom_gradient
-        def fused_backward(*arguments):
-            dy, x, mean, variance, scale = arguments
-            dx, dscale, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy,
-                x=x,
-                scale=scale,
-                reserve_space_1=mean,
-                reserve_space_2=variance,
-                reserve_space_3=tf.zeros(0),
-                epsilon=epsilon,
-                is_training=True,
-            )
-
-            def second_derivative(*upstream):
-                with tf.GradientTape() as tape:
-                    tape.watch(arguments)
-                    gradients = self._backward(*arguments, epsilon)
-                return tape.gradient(gradients, arguments, upstream)
-
-            return (dx, dscale, doffset), second_derivative
+        def normalize(*arguments):
+            return self._output_and_gradient(*arguments, epsilon)
 
         if len(x.shape) == 4:
             return normalize(x, mean, variance, scale, offset)
         rows = tf.reshape(x, (-1, 1, 1, x.shape[-1]))
         return tf.reshape(normalize(rows, mean, variance, scale, offset), tf.shape(x))
+
+    def _output_and_gradient(self, x, mean, variance, scale, offset, epsilon):
+        """The output, and the function of its gradient that returns those of the arguments."""
+        y, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=scale,
+            offset=offset,
+            mean=mean,
+            variance=variance,
+            epsilon=epsilon,
+            is_training=False,
+        )
+
+        @tf.custom_gradient
+        def gradients(*arguments):
+            return self._gradients_and_second_derivative(*arguments, epsilon)
+
+        def gradient(dy):
+            dx, dscale, doffset = gradients(dy, x, mean, variance, scale)
+            return dx, None, None, dscale, doffset
+
+        return y, gradient
+
+    def _gradients_and_second_derivative(self, dy, x, mean, variance, scale, epsilon):
+        """The gradients of x, scale and offset by the fused kernel; theirs by the plain form."""
+        arguments = (dy, x, mean, variance, scale)
+        dx, dscale, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=dy,
+            x=x,
+            scale=scale,
+            reserve_space_1=mean,
+            reserve_space_2=variance,
+            reserve_space_3=tf.zeros(0),
+            epsilon=epsilon,
+            is_training=True,
+        )
+
+        def second_derivative(*upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                gradients = self._backward(*arguments, epsilon)
+            return tape.gradient(gradients, arguments, upstream)
+
+        return (dx, dscale, doffset), second_derivative
 
 
 @tf.custom_gradient
