@@ -1,9 +1,12 @@
 """Pictures show the runs that they are given."""
 
+import io
+
 import numpy as np
 import pytest
 from example_runs import RUNS, example_run
 from matplotlib.figure import Figure
+from PIL import Image
 
 from keras_brn.paper.experiment import figure_4, figure_5
 from keras_brn.paper.figures import (
@@ -20,7 +23,9 @@ from keras_brn.paper.figures import (
     plot_training_accuracy,
 )
 from keras_brn.paper.figures.files import write_alpha_and_ramp
-from keras_brn.paper.figures.style import STYLES, spread_out
+from keras_brn.paper.figures.png import as_png
+from keras_brn.paper.figures.style import BLUE, STYLES, spread_out
+from keras_brn.paper.figures.tutorial import plot_activation_differences, plot_projection
 from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results import as_runs, load_figure, runs_by_steps
 from keras_brn.paper.results.comparisons import COMPARISONS, NORMALIZATIONS_BY_GROUP_SIZE
@@ -198,3 +203,34 @@ def test_fine_tuning_has_a_panel_for_each_batch_size():
         "4 images per step",
     ]
     assert lines(figure.axes[0], "batch_renorm")[2] == [[1, 10], [2, 25]]
+
+
+def test_activation_differences_are_a_line_for_each_size():
+    axes = Figure().subplots()
+    by_size = {8: {"norm": 0.25, "output": 0.5}, 2: {"norm": 1.0, "output": 2.0}}
+    plot_activation_differences(axes, by_size, "title")
+    assert [line.get_label() for line in axes.lines] == ["2 examples", "8 examples"]
+    assert axes.lines[0].get_xydata().tolist() == [[1, 1], [2, 2]]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "output"]
+
+
+def test_projection_is_drawn_beside_the_null_space(rng):
+    axes = Figure().add_subplot(projection="3d")
+    x, gradient, projected = rng.normal(size=(3, 3))
+    plot_projection(axes, x, gradient, projected)
+    line, removed = (np.diff(line.get_data_3d(), axis=1)[:, 0] for line in axes.lines)
+    for vector in (np.ones(3), x):
+        assert line @ vector == pytest.approx(0, abs=1e-9)
+    assert removed == pytest.approx(projected - gradient)
+
+
+def test_png_of_a_notebook_is_small_and_looks_the_same():
+    figure, plain = Figure(figsize=(4, 2), layout="constrained"), io.BytesIO()
+    axes = figure.subplots()
+    axes.plot([0, 1, 0], color=BLUE)
+    axes.imshow(np.arange(300).reshape(15, 20), extent=(0, 2, 0, 1), aspect="auto")
+    figure.savefig(plain, dpi=100)
+    small = as_png(figure)
+    assert len(small) < 0.6 * plain.tell() and Image.open(io.BytesIO(small)).mode == "P"
+    pixels = [np.array(Image.open(file).convert("RGB"), int) for file in (plain, io.BytesIO(small))]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 16
