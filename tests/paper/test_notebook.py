@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, in a smaller setting."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_notebook_runs(tmp_path, name):
     assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
     if runs is not None:
         assert len(list((tmp_path / "results").glob("*.json"))) == runs
+
+
+@pytest.mark.slow
+@pytest.mark.each_backend
+def test_tutorial_runs(tmp_path):
+    notebook = _execute("tutorial", tmp_path, {"IMAGES": 2, "EPOCHS": 1})
+    printed = _printed(notebook)
+    assert "E[r] = 1.000, 0.922, 0.798" in printed and "Batch Renorm, 4 examples:" in printed
+    gradients = re.findall(r"^by_\w+ +(.*?)  sum", printed, re.MULTILINE)
+    assert len(gradients) == 3 and len(set(gradients)) == 1  # The formula's, NumPy's, the layer's.
+    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o]
+    assert [list(picture["data"]).count("image/png") for picture in pictures] == [1] * 8
 
 
 @pytest.mark.long
@@ -135,6 +148,26 @@ def test_committed_notebooks_were_executed_from_top_to_bottom(path):
     assert path.stat().st_size < 200_000
     tags = {tag for cell in code for tag in cell.metadata.get("tags", [])}
     assert "injected-parameters" not in tags  # As anyone gets it, without a setting of one machine.
+    streams = {output.get("name") for cell in code for output in cell.outputs}
+    assert "stderr" not in streams
+
+
+def _printed(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_tutorial_ends_with_numbers_that_it_has_printed():
+    notebook = nbformat.read(NOTEBOOKS / "tutorial.ipynb", as_version=4)
+    rows = [line.split("|") for line in notebook.cells[-1].source.splitlines() if line[:1] == "|"]
+    numbers = re.findall(r"\d*\.\d+", " ".join(row[3] for row in rows))  # The column "Here".
+    assert len(numbers) >= 6 and [n for n in numbers if n not in _printed(notebook)] == []
+
+
+def test_index_names_every_notebook():
+    index = (NOTEBOOKS / "README.md").read_text()
+    named = set(re.findall(r"\((\w+)\.ipynb\)", index))
+    assert named == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
 # These train for longer than the change of their tables could wait for: their outputs are of the
