@@ -124,3 +124,28 @@ def _reflected(positions, size):
     mirror."""
     positions = positions % (2 * size)
     return np.minimum(positions, 2 * size - 1 - positions)
+
+
+def hold_out(data, per_label):
+    """Takes some training images away, to choose by them what the test images must not.
+
+    Args:
+        data: `Images`.
+        per_label: Number of images of each label, the last ones, fewer than there are.
+
+    Returns:
+        `Images` without them; and a pair, their images and their labels.
+    """
+    labels = data.train_labels
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    if not 0 < per_label < counts.min():
+        raise ValueError(
+            "`per_label` must be at least 1, and less than the images of a label. "
+            f"Received: per_label={per_label}, fewest images {counts.min()}"
+        )
+    ends = starts + counts
+    held = np.sort(order[(ends[:, None] - 1 - np.arange(per_label)).reshape(-1)])
+    left = np.setdiff1d(np.arange(len(labels)), held)
+    rest = replace(data, train_images=data.train_images[left], train_labels=labels[left])
+    return rest, (data.train_images[held], labels[held])

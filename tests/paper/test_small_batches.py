@@ -1,0 +1,73 @@
+"""Figure 6: many runs in one program are what Keras trains one by one."""
+
+import keras
+import numpy as np
+import pytest
+from worker_program import shades
+
+from keras_brn import RenormSchedule
+from keras_brn.paper.data.images import hold_out
+from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.small_batches.network import GroupsOfChannels
+from keras_brn.paper.small_batches.runs import METHODS, SmallBatchRun, groups_of_runs
+
+pytestmark = pytest.mark.each_backend
+of_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+SMALL = {"images_per_step": 4, "learning_rate": 0.001, "images_seen": 64, "width": 2}
+
+
+@pytest.fixture(scope="module")
+def images():
+    return hold_out(shades(validation=100), per_label=2)
+
+
+def trained_by_keras(run, data, normalization):
+    """The network of a run, by `fit`."""
+    keras.utils.set_random_seed(run.seed)
+    network = small_inception(normalization, data.image_shape, data.classes, run.width)
+    accumulated = run.steps_per_update if run.steps_per_update > 1 else None
+    rate = keras.optimizers.schedules.CosineDecay(run.learning_rate, run.steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.Adam(rate, gradient_accumulation_steps=accumulated)
+    network.compile(optimizer, loss)
+    indices, variations = Sampler(data.train_labels, run.images_seen, run.seed).draw(0)
+    x = data.vary(data.train_images[indices], variations) / 127.5 - 1
+    callbacks = [RenormSchedule.for_run(run.steps)] if run.method == "batch_renorm" else []
+    network.fit(
+        x.astype("float32"),
+        data.train_labels[indices],
+        batch_size=run.images_per_step,
+        shuffle=False,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return network
+
+
+@of_jax
+def test_each_run_of_a_program_is_that_of_fit(images):
+    from keras_brn import BatchRenormalization
+    from keras_brn.paper.small_batches.training import Training
+
+    data, choices = images
+    layers = {
+        "batchnorm": keras.layers.BatchNormalization,
+        "batchnorm_accumulated": keras.layers.BatchNormalization,
+        "batch_renorm": BatchRenormalization,
+        "batch_renorm_at_once": BatchRenormalization,
+        "group_norm": GroupsOfChannels,
+    }
+    runs = [SmallBatchRun(method, seed=k, **SMALL) for k, method in enumerate(METHODS)]
+    x = (data.validation_images / 127.5 - 1).astype("float32")
+    for group in groups_of_runs(runs):
+        training = Training(group, data, choices)
+        training.train()
+        weights = training.weights_for_inference()
+        for k, run in enumerate(group):
+            network = trained_by_keras(run, data, layers[run.method])
+            of_run = [[weight[k] for weight in part] for part in weights]
+            logits = np.asarray(training.program.infer(of_run, x))
+            expected = network.predict(x, verbose=0)
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(logits, expected, atol=1e-3 * scale, err_msg=run.method)
