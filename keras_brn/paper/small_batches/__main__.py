@@ -16,10 +16,10 @@ def glyphs():
 
 
 def tiny_imagenet(path):
-    """Fifty of the 200 labels, every fourth: 450 images of each for training, 50 for choices and
+    """Forty of the 200 labels, every fifth: 450 images of each for training, 50 for choices and
     its validation images for the test."""
     data = load_tiny_imagenet(path)
-    return hold_out(data.of_labels(range(0, data.classes, 4)), per_label=50)
+    return hold_out(data.of_labels(range(0, data.classes, 5)), per_label=50)
 
 
 def main():
