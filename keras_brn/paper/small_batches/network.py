@@ -45,13 +45,13 @@ def build_network(run, data):
 
 def set_bounds(network, run):
     """Gives the layers the bounds of a run, with their ramp."""
+    bounds = (1.0, 0.0) if run.method.startswith("batchnorm") else (3.0, 5.0)
+    counts = [round(run.ramp * count) for count in scaled_counts(run.steps)]
+    ramp = LinearRamp(*counts) if run.method == "batch_renorm" and run.ramp else None
     for layer in renorm_layers_of(network):
         layer.set_schedule(None)
-        if run.method.startswith("batchnorm"):
-            layer.set_bounds(1.0, 0.0)
-        elif run.method == "batch_renorm" and run.ramp:
-            counts = [round(run.ramp * count) for count in scaled_counts(run.steps)]
-            layer.set_schedule(LinearRamp(*counts))
+        layer.set_bounds(*bounds)
+        layer.set_schedule(ramp)
 
 
 def renorm_layers_of(network):

@@ -90,10 +90,16 @@ class Program:
         self.sigmas = [index[id(layer.moving_stddev)] for layer in layers]
         self._epsilons = [layer.epsilon for layer in layers]
 
-    def initial_state(self, run):
-        """The `State` that a run begins with, of NumPy arrays."""
-        keras.utils.set_random_seed(run.seed)
-        network = build_network(run, self.data)
+    def initial_state(self, runs):
+        """The `State` that runs begin with, with an axis of the runs."""
+        networks = {}
+        for seed in {run.seed for run in runs}:
+            keras.utils.set_random_seed(seed)
+            networks[seed] = build_network(self.run, self.data)
+        states = [self._initial_state(networks[run.seed], run) for run in runs]
+        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *states)
+
+    def _initial_state(self, network, run):
         set_bounds(network, run)
         trainable, others = (
             [np.asarray(variable.value) for variable in variables]

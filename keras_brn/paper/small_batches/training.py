@@ -81,12 +81,7 @@ class Training:
         self.runs, self.data, self.verbose = runs, data, verbose
         self.per_step, self.images_seen = runs[0].images_per_step, runs[0].images_seen
         self.program = Program(runs[0], data, convolution)
-        states = {}
-        for run in runs:  # Alike but for the bounds.
-            states[run] = self.program.initial_state(run)
-        self.state = jax.tree.map(
-            lambda *x: jnp.asarray(np.stack(x)), *(states[run] for run in runs)
-        )
+        self.state = self.program.initial_state(runs)
         settings = [Settings.of(run) for run in runs]
         self.settings = Settings(*(jnp.asarray(x) for x in zip(*settings, strict=True)))
         self.seeds = sorted({run.seed for run in runs})
