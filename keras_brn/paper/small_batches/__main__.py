@@ -6,7 +6,7 @@ from pathlib import Path
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
-from keras_brn.paper.small_batches.runs import IMAGES_PER_STEP, figure_6, groups_of_runs
+from keras_brn.paper.small_batches.runs import planned_runs
 from keras_brn.paper.small_batches.training import train_small_batches
 
 
@@ -28,9 +28,8 @@ def main():
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     data, choices = tiny_imagenet(options.tiny_imagenet) if options.tiny_imagenet else glyphs()
-    for images_per_step in IMAGES_PER_STEP[::-1]:
-        for runs in groups_of_runs(figure_6(images_per_step)):
-            train_small_batches(runs, data, choices, options.results / "small_batches")
+    for runs in planned_runs(data.name):
+        train_small_batches(runs, data, choices, options.results / "small_batches")
 
 
 if __name__ == "__main__":

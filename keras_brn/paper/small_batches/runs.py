@@ -78,16 +78,32 @@ def _differs(method, images_per_step):
     return method != "batchnorm_accumulated" or images_per_step < ACCUMULATED
 
 
-def momentum_and_ramp(images_per_step, images_seen, learning_rate, seeds=SEEDS):
-    """Batch Renorm by momentum and by length of the ramp, at one learning rate; 0: no ramp."""
+MOMENTA, RAMPS = (0.9, 0.97, 0.99, 0.997, 0.999), (0.0, 1.0, 2.0)
+
+
+def momentum_and_ramp(images_per_step, images_seen, learning_rate, momenta=MOMENTA, ramps=RAMPS):
+    """Batch Renorm by momentum and by the length of the ramp (0: none), at one learning rate."""
     return [
         SmallBatchRun(
             "batch_renorm", images_per_step, learning_rate, seed, images_seen, momentum, ramp
         )
-        for momentum in (0.9, 0.97, 0.99, 0.997, 0.999)
-        for ramp in (0.0, 1.0, 2.0)
-        for seed in seeds
+        for momentum in momenta
+        for ramp in ramps
+        for seed in SEEDS
     ]
+
+
+def planned_runs(data_name):
+    """All runs on a data set: lists of what one program trains."""
+    runs = [run for images_per_step in IMAGES_PER_STEP for run in figure_6(images_per_step)]
+    groups = groups_of_runs(runs)
+    if data_name == "tiny_imagenet":
+        return [*groups, momentum_and_ramp(4, 16_000, 1e-3)]
+    groups += [momentum_and_ramp(4, images_seen, 1e-3) for images_seen in (16_000, 64_000)]
+    groups += [
+        momentum_and_ramp(16, images_seen, 3e-3) for images_seen in (16_000, 64_000, 256_000)
+    ]
+    return [*groups, momentum_and_ramp(32, 64_000, 3e-3, (0.9, 0.97), (1.0,))]
 
 
 def groups_of_runs(runs):
