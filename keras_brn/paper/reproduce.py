@@ -11,6 +11,10 @@ Figure 3 at the length of the paper is trained on an accelerator, by another com
 
     KERAS_BACKEND=jax python -m keras_brn.paper.on_device --tiny-imagenet PATH [--results results]
 
+and so is Figure 6, once for glyphs, without a path, and once for Tiny ImageNet:
+
+    KERAS_BACKEND=jax python -m keras_brn.paper.small_batches [--tiny-imagenet PATH]
+
 Figures, their summaries and tables are made anew from stored runs, without training or data, by
 
     python -m keras_brn.paper.reproduce --stored figures --only-figures
@@ -38,7 +42,9 @@ from keras_brn.paper.experiment import (
     spread,
 )
 from keras_brn.paper.figures import files
+from keras_brn.paper.figures.small_batches import write_small_batches
 from keras_brn.paper.results import as_results, as_runs, load_figure, runs_by_steps, stored_tables
+from keras_brn.paper.small_batches.results import load_results, stored_results
 from keras_brn.paper.training import completed_result, store_result, train
 
 STEPS = 4_000
@@ -209,6 +215,10 @@ def main():
     if not tuned and options.stored is not None:
         tuned = _stored_fine_tuning(options.stored)
     write_all(results, tuned, options.steps, options.out)
+    small_batches = load_results(options.results / "small_batches")
+    if not small_batches[0] and (options.stored or options.out).joinpath("figure6.csv").exists():
+        small_batches = stored_results(options.stored or options.out)
+    write_small_batches(*small_batches, options.out)
     for title, table in stored_tables(options.out).items():
         print(f"\n{title}:\n\n{table}")
 

@@ -71,3 +71,46 @@ def test_each_run_of_a_program_is_that_of_fit(images):
             expected = network.predict(x, verbose=0)
             scale = np.abs(expected).max()
             np.testing.assert_allclose(logits, expected, atol=1e-3 * scale, err_msg=run.method)
+
+
+@of_jax
+def test_recomputed_statistics_are_those_of_all_pixels(images):
+    from keras_brn.paper.small_batches.training import Training
+
+    data, choices = images
+    training = Training([SmallBatchRun("batchnorm", seed=3, **SMALL)], data, choices)
+    network, layer = training.program.network, training.program.network.layers[2]
+    for weight, value in zip(network.trainable_variables, training.state.trainable, strict=True):
+        weight.assign(value[0])
+    _, others = training.recomputed_weights()
+    x = (data.train_images / 127.5 - 1).astype("float32")
+    seen = np.asarray(network.layers[1](x), "float64")
+    index = [weight.path for weight in network.non_trainable_variables]
+    for weight, expected in (
+        (layer.moving_mean, seen.mean((0, 1, 2))),
+        (layer.moving_stddev, np.sqrt(seen.var((0, 1, 2)) + layer.epsilon)),
+    ):
+        value = others[index.index(weight.path)][0]
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_groups_of_a_layer_have_as_many_channels(rng):
+    x = rng.normal(size=(2, 3, 3, 32)).astype("float32")
+    layer = GroupsOfChannels(8)
+    expected = keras.layers.GroupNormalization(4)(x)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+    copy = GroupsOfChannels.from_config(layer.get_config())
+    np.testing.assert_allclose(copy(x), expected, rtol=1e-5, atol=1e-6)
+    assert GroupsOfChannels(8)(x[..., :4]).shape == (2, 3, 3, 4)
+
+
+def test_images_held_out_are_no_training_images(images):
+    whole = shades(validation=100)
+    data, (pixels, labels) = images
+    assert np.bincount(labels).tolist() == [2] * whole.classes
+    assert len(data.train_labels) + len(labels) == len(whole.train_labels)
+    parts = np.concatenate([data.train_images, pixels]), whole.train_images
+    together, before = (sorted(image.tobytes() for image in part) for part in parts)
+    assert together == before
+    with pytest.raises(ValueError, match="`per_label` must be at least 1"):
+        hold_out(whole, 0)

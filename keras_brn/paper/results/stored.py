@@ -5,6 +5,7 @@ from pathlib import Path
 
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
+from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
 
 
 def stored_tables(folder):
@@ -38,6 +39,10 @@ def stored_tables(folder):
         tables[title] = figure_table(3, columns)
     if of_group_sizes := summary("figure5"):
         tables["Figure 5"] = group_size_table(of_group_sizes["glyphs"])
+    if (folder / "figure6.json").exists():
+        stored = json.loads((folder / "figure6.json").read_text())
+        tables |= small_batch_tables(stored["summary"])
+        tables |= momentum_tables(stored["momentum"])
     if of_fine_tuning := summary("fine_tuning"):
         tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
     return tables
