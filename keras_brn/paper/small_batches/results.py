@@ -226,7 +226,7 @@ def momentum_tables(cells):
                 *(format_percent(accuracies.get(column)) for column in columns),
             ]
             for (data, size, steps), accuracies in sorted(by_setting.items())
-            if all(column in accuracies for column in columns[:2])
+            if sum(column in accuracies for column in columns) > 1
         ]
         return markdown(heading, rows)
 

@@ -98,7 +98,9 @@ def planned_runs(data_name):
     runs = [run for images_per_step in IMAGES_PER_STEP for run in figure_6(images_per_step)]
     groups = groups_of_runs(runs)
     if data_name == "tiny_imagenet":
-        return [*groups, momentum_and_ramp(4, 16_000, 1e-3)]
+        groups.append(momentum_and_ramp(4, 16_000, 1e-3))
+        groups += [momentum_and_ramp(size, 64_000, 3e-3, (0.9, 0.97), (1.0,)) for size in (16, 32)]
+        return groups
     groups += [momentum_and_ramp(4, images_seen, 1e-3) for images_seen in (16_000, 64_000)]
     groups += [
         momentum_and_ramp(16, images_seen, 3e-3) for images_seen in (16_000, 64_000, 256_000)
