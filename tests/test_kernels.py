@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_brn import BatchRenormalization
 from keras_brn.kernels import Normalization, normalization_of
+from keras_brn.kernels.columns import MOST_VALUES, columns_of
 
 
 class Autodiff(Normalization):
@@ -42,18 +43,24 @@ def class_for(*args, dtype="float32", shape=(4, 3, 2), **kwargs):
 
 
 def test_each_backend_uses_its_kernels(backend):
-    whole, grouped, other_axis = class_for(2), class_for(2, microbatch_size=2), class_for(1)
-    masked = class_for(2, mask=tensor(np.ones((4, 3)), "bool"))
+    shape = (6, 5, 32)
+    whole, grouped = class_for(2, shape=shape), class_for(2, microbatch_size=2, shape=shape)
+    other_axis = class_for(1, shape=shape)
+    masked = class_for(2, mask=tensor(np.ones((6, 5)), "bool"), shape=shape)
+    small = class_for(1, shape=(4, 3))
     if backend == "tensorflow":
         assert whole == "FusedNormalization"
-        assert {grouped, other_axis, masked, class_for(2, dtype="float64")} == {"Normalization"}
-        assert class_for(1, shape=(4, 3)) == "Normalization"
+        doubles = class_for(2, dtype="float64", shape=shape)
+        one_channel = class_for(2, shape=(6, 5, 1))
+        others = {grouped, other_axis, masked, doubles, small, one_channel}
+        assert others == {"PlainNormalization"}
     elif backend == "torch":
-        assert whole == class_for(2, dtype="float64") == "NativeNormalization"
-        assert {grouped, other_axis, masked} == {"InPlaceNormalization"}
+        doubles = class_for(2, dtype="float64", shape=shape)
+        assert {whole, other_axis, doubles} == {"NativeNormalization"}
+        assert {grouped, masked, small} == {"InPlaceNormalization"}
     else:
-        assert {whole, other_axis, masked} == {"LeanNormalization"}
-        assert grouped == "Normalization"
+        assert {whole, grouped, masked} == {"LeanNormalization"}
+        assert {other_axis, small} == {"TangentNormalization"}
 
 
 SHAPES = [(6, 3), (16, 9, 3), (4, 9, 7, 3), (2, 3, 5, 7, 3)]
@@ -81,14 +88,80 @@ def test_kernels_agree_with_the_plain_form(rng, monkeypatch, shape, mean):
         np.testing.assert_allclose(value, other, rtol=1e-6, atol=1e-6)
 
 
-def test_long_sums_keep_their_digits(rng):
-    x = rng.normal(3000, 1, (32, 60, 60, 4)).astype("float32")
-    normalization = normalization_of(tensor(x), 3)
-    mean, variance = (ops.convert_to_numpy(m).ravel() for m in normalization.moments(tensor(x)))
-    exact = x.astype("float64").reshape(-1, 4)
-    # Added up one by one in float32, 115,200 such values are off by .02.
-    np.testing.assert_allclose(mean, exact.mean(0), atol=6e-3)
-    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-4)
+@pytest.mark.parametrize(
+    "shape, arguments",
+    [
+        ((32, 60, 60, 4), {}),
+        ((32, 60, 60, 16), {}),
+        ((16, 99_991, 1), {}),  # A prime number of rows.
+        ((99_991, 4), {}),
+        ((200_000, 4), {}),
+        ((200_000, 16), {}),
+        ((500, 400, 1, 16), {}),
+        ((4, 3, 200, 200), {"axis": 1}),
+        ((4, 200_000), {"axis": 0}),
+        ((8, 200, 200, 4), {"microbatch_size": 2}),
+        ((9, 200, 200, 4), {"microbatch_size": 2}),
+        ((300_000, 4), {"microbatch_size": 100_000}),
+        ((250_000, 4), {"microbatch_size": 100_000}),
+        ((32, 60, 60, 4), {"mask": True}),
+        ((99_991, 4), {"mask": True}),
+    ],
+    ids=str,
+)
+def test_long_sums_keep_their_digits(rng, shape, arguments):
+    """Added up one by one in float32, 115,200 values near 3000 are off by .02, a million by 12."""
+    arguments = {"axis": len(shape) - 1, **arguments}
+    x = rng.normal(3000, 1, shape).astype("float32")
+    counted = np.ones(np.delete(shape, arguments["axis"]), bool)
+    if arguments.get("mask"):
+        counted = rng.random(counted.shape) < 0.7
+        arguments["mask"] = tensor(counted, "bool")
+    normalization = normalization_of(tensor(x), **arguments)
+    moments = [ops.convert_to_numpy(moment) for moment in normalization.moments(tensor(x))]
+    size = arguments.get("microbatch_size") or len(x)
+    if arguments["axis"] == 0:
+        size = len(x)
+    channels = shape[arguments["axis"]]
+    rows = np.moveaxis(x, arguments["axis"], -1).astype("float64")
+    starts = [0] if arguments["axis"] == 0 else range(0, len(x), size)
+    for k, start in enumerate(starts):
+        part = slice(None) if arguments["axis"] == 0 else slice(start, start + size)
+        values = rows[part][counted[part]]
+        mean, variance = (moment.reshape(-1, channels)[k] for moment in moments)
+        np.testing.assert_allclose(mean, values.mean(0), atol=0.02, rtol=0)
+        np.testing.assert_allclose(variance, values.var(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 7, 1024, 1025, 115_200, 172_872, 1_000_000])
+def test_columns_are_divisors_that_leave_short_sums(count):
+    columns = columns_of(count)
+    assert count % columns == 0
+    assert count // columns <= MOST_VALUES
+    assert columns <= max(1, MOST_VALUES)
+
+
+def test_there_are_no_columns_for_a_prime_number_of_values():
+    assert columns_of(99_991) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3, 32])
+@pytest.mark.parametrize("layout", ["channels second", "channels last", "neither"])
+def test_any_layout_in_memory_is_the_same(rng, backend, channels, layout):
+    """PyTorch's pooling and transposed convolutions return what is not contiguous."""
+    if backend != "torch":
+        pytest.skip("Arrays of the others have one layout.")
+    import torch
+
+    shape = (4, 5, 6, channels)
+    x, dy = (torch.tensor(rng.normal(size=shape), dtype=torch.float32) for _ in range(2))
+    expected = training_step(BatchRenormalization(r_max=1.3, d_max=0.5), x, dy.numpy())
+    order = {"channels second": (0, 3, 1, 2), "channels last": (0, 1, 2, 3)}
+    order = order.get(layout, (2, 0, 3, 1))
+    x = x.detach().permute(*order).contiguous().permute(*np.argsort(order).tolist())
+    values = training_step(BatchRenormalization(r_max=1.3, d_max=0.5), x, dy.numpy())
+    for value, other in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

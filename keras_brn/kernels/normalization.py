@@ -1,5 +1,6 @@
 """The arithmetic of the layer in training: moments, one multiply-add, and its backward pass."""
 
+import copy
 import math
 
 from keras import ops
@@ -23,9 +24,10 @@ class Normalization:
     def __init__(self, x, axis, microbatch_size=None, mask=None):
         self._cut_shape = None if mask is not None else _even_groups(x, microbatch_size)
         if self._cut_shape is None:
-            self._total, self._of_each, self.count = _groups(x, axis, microbatch_size)
+            groups = _groups(x, axis, microbatch_size, self._sum)
+            self._total, self._of_each, self.count = groups
         else:
-            self._total, self.count = _total_over(self._cut(x), {0, axis + 1})
+            self._total, self.count = _total_over(self._cut(x), {0, axis + 1}, self._sum)
             self._of_each = _of_each
         self._mask = None
         if mask is not None:
@@ -34,6 +36,23 @@ class Normalization:
         self._divisor = self.count
         if not isinstance(self.count, float) or not self.count:
             self._divisor = ops.where(self.count > 0, self.count, 1.0)
+
+    @property
+    def _tensors(self):
+        """Those that derivatives depend on besides their arguments, by the names of attributes."""
+        held = {"_mask": self._mask, "_divisor": self._divisor}
+        return {name: value for name, value in held.items() if ops.is_tensor(value)}
+
+    def _with(self, tensors):
+        """A copy with other `_tensors`: a derivative that is taken later, or in another context,
+        must not use those of this one."""
+        other = copy.copy(self)
+        vars(other).update(tensors)
+        return other
+
+    def _sum(self, values, axes):
+        """Over some axes, in ascending order, which remain with length 1."""
+        return ops.sum(values, axes, keepdims=True)
 
     def _cut(self, x):
         """(groups, examples, ...) where the groups are known to be of equal size."""
@@ -65,19 +84,26 @@ class Normalization:
             epsilon: Float > 0.
         """
 
-        @ops.custom_gradient
-        def normalize(x, mean, variance, scale, offset):
-            slope = scale / ops.sqrt(variance + epsilon)
-            y = x * self._of_each(slope) + self._of_each(offset - mean * slope)
+        y = self._differentiable(epsilon)(self._cut(x), mean, variance, scale, offset)
+        return y if self._cut_shape is None else ops.reshape(y, ops.shape(x))
 
+    def _differentiable(self, epsilon):
+        """`normalize` of examples that are cut into groups, as a function of its tensors, with the
+        derivative that it promises."""
+
+        @ops.custom_gradient
+        def normalize(*arguments):
             def backward(dy):
-                dx, dscale, doffset = self._backward(dy, x, mean, variance, scale, epsilon)
+                dx, dscale, doffset = self._backward(dy, *arguments[:4], epsilon)
                 return dx, None, None, dscale, doffset
 
-            return y, backward
+            return self._output(*arguments, epsilon), backward
 
-        y = normalize(self._cut(x), mean, variance, scale, offset)
-        return y if self._cut_shape is None else ops.reshape(y, ops.shape(x))
+        return normalize
+
+    def _output(self, x, mean, variance, scale, offset, epsilon):
+        slope = scale / ops.sqrt(variance + epsilon)
+        return x * self._of_each(slope) + self._of_each(offset - mean * slope)
 
     def _backward(self, dy, x, mean, variance, scale, epsilon):
         """The gradients of `x`, `scale` and `offset`."""
@@ -93,6 +119,18 @@ class Normalization:
     def _dscale(self, dy, x, mean, sigma):
         return self._total(dy * (x - self._of_each(mean))) / sigma
 
+    def _tangent(self, dx, dscale, doffset, x, mean, variance, scale, epsilon):
+        """The tangent of the output from those of `x`, `scale` and `offset`: the transpose of
+        `_backward`."""
+        sigma = ops.sqrt(variance + epsilon)
+        slope = scale / sigma
+        centered = x - self._of_each(mean)
+        dmean = self._total(self._counted(dx)) / self._divisor
+        dsigma = self._total(self._counted(centered * dx)) / (sigma * self._divisor)
+        through_sigma = self._of_each((dscale - slope * dsigma) / sigma)
+        through_mean = self._of_each(doffset - slope * dmean)
+        return dx * self._of_each(slope) + centered * through_sigma + through_mean
+
 
 def _even_groups(x, size):
     """(groups, size, ...) if that is certain to hold `x`, else `None`."""
@@ -102,20 +140,20 @@ def _even_groups(x, size):
     return (-1, min(size, batch), *ops.shape(x)[1:])
 
 
-def _total_over(x, kept):
+def _total_over(x, kept, sum_over):
     """Function that sums over all axes but those in `kept`, and the number of values summed."""
     shape = ops.shape(x)
     axes = [axis for axis in range(len(shape)) if axis not in kept]
     count = math.prod(shape[axis] for axis in axes)
     count = float(count) if isinstance(count, int) else ops.cast(count, x.dtype)
-    return lambda values: ops.sum(values, axes, keepdims=True), count
+    return lambda values: sum_over(values, axes), count
 
 
 def _of_each(moments):
     return moments
 
 
-def _groups(x, channel_axis, size):
+def _groups(x, channel_axis, size, sum_over):
     """How the values of a channel are grouped, where the last group may be smaller.
 
     Returns:
@@ -125,7 +163,7 @@ def _groups(x, channel_axis, size):
         count: The number of values in each group.
     """
     if size is None:
-        total, count = _total_over(x, {channel_axis})
+        total, count = _total_over(x, {channel_axis}, sum_over)
         return total, _of_each, count
 
     shape = ops.shape(x)
@@ -133,7 +171,7 @@ def _groups(x, channel_axis, size):
         size = max(1, min(size, shape[0]))
     groups = -(-shape[0] // size)
     missing = groups * size - shape[0]
-    of_example, count = _total_over(x, {0, channel_axis})
+    of_example, count = _total_over(x, {0, channel_axis}, sum_over)
     examples = ops.minimum(size, shape[0] - size * ops.arange(groups))
     count = ops.cast(examples, x.dtype) * count
 
@@ -141,11 +179,10 @@ def _groups(x, channel_axis, size):
         values = of_example(values)
         if not isinstance(missing, int) or missing:
             values = ops.pad(values, [[0, missing]] + [[0, 0]] * (len(shape) - 1))
-        return ops.sum(ops.reshape(values, (groups, size, *values.shape[1:])), axis=1)
+        of_group = sum_over(ops.reshape(values, (groups, size, *values.shape[1:])), [1])
+        return ops.squeeze(of_group, 1)
 
-    group = ops.arange(shape[0]) // size
-    return (
-        total,
-        lambda moments: ops.take(moments, group, axis=0),
-        ops.reshape(count, (groups, *[1] * (len(shape) - 1))),
-    )
+    def of_each(moments):
+        return ops.take(moments, ops.arange(shape[0]) // size, axis=0)
+
+    return total, of_each, ops.reshape(count, (groups, *[1] * (len(shape) - 1)))

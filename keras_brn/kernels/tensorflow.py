@@ -4,9 +4,12 @@ On a GPU their saved statistics mean something else, and XLA fuses the plain for
 """
 
 import functools
+import math
 
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop_util
 
+from keras_brn.kernels.columns import MOST_VALUES, MOST_VALUES_BACKWARD, columns_of
 from keras_brn.kernels.normalization import Normalization
 
 
@@ -15,10 +18,14 @@ def compiled(function):
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
-    whole = microbatch_size is None and mask is None and axis == len(x.shape) - 1
-    if whole and axis > 1 and x.dtype == tf.float32 and _only_cpus():
-        return FusedNormalization(x, axis)
-    return Normalization(x, axis, microbatch_size, mask)
+    if isinstance(x, tf.RaggedTensor):
+        return RaggedNormalization(x, axis, microbatch_size, mask)
+    whole = microbatch_size is None and mask is None and 1 < axis == len(x.shape) - 1
+    if whole and x.dtype == tf.float32 and x.shape[-1] > 1 and _only_cpus() and not _has_tangent(x):
+        columns = _columns(x)
+        if columns is not None:
+            return FusedNormalization(x, axis, columns)
+    return PlainNormalization(x, axis, microbatch_size, mask)
 
 
 @functools.cache
@@ -26,15 +33,52 @@ def _only_cpus():
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
-class FusedNormalization(Normalization):
-    """As `Normalization`, of the whole minibatch, channels last; moments are (channels,)."""
+def _has_tangent(x):
+    """Whether a `tf.autodiff.ForwardAccumulator`, which knows the kernels wrongly, watches `x`."""
+    return bool(forwardprop_util.pack_tangents([x]).tangents)
 
-    def __init__(self, x, axis):
+
+class PlainNormalization(Normalization):
+    """As `Normalization`, with sums that keep their digits, which are also faster."""
+
+    def _sum(self, values, axes):
+        # TensorFlow adds up in float32, one value after the other: so one axis at a time, and long
+        # axes in parts.
+        for axis in reversed(axes):
+            values = _sum_over_axis(values, axis)
+        return values
+
+
+def _sum_over_axis(values, axis):
+    length = values.shape[axis]
+    if length is None or length <= MOST_VALUES:
+        return tf.reduce_sum(values, axis, keepdims=True)
+    columns = columns_of(length)
+    if columns is None:
+        parts = tf.split(values, [length - length % MOST_VALUES, length % MOST_VALUES], axis)
+        return tf.add_n([_sum_over_axis(part, axis) for part in parts])
+    shape = tf.shape(values)
+    cut = tf.concat([shape[:axis], [length // columns, columns], shape[axis + 1 :]], 0)
+    of_columns = tf.reduce_sum(tf.reshape(values, cut), axis)
+    return tf.reduce_sum(of_columns, axis, keepdims=True)
+
+
+class FusedNormalization(PlainNormalization):
+    """As `Normalization`, of the whole minibatch, channels last; moments are (channels,).
+
+    Args:
+        x: As of `Normalization`.
+        axis: Likewise.
+        columns: Integer, a divisor of the number of values of a channel: see `columns_of`.
+    """
+
+    def __init__(self, x, axis, columns):
         super().__init__(x, axis)
-        self._total = lambda values: tf.reduce_sum(values, [0, 1, 2])
+        self._columns = columns
+        self._total = lambda values: tf.reshape(self._sum(values, [0, 1, 2]), [-1])
 
     def moments(self, x):
-        return _moments(tf.reshape(x, (-1, x.shape[-2] or tf.shape(x)[-2], x.shape[-1])))
+        return _moments(tf.reshape(x, (-1, self._columns, x.shape[-1])))
 
     def normalize(self, x, mean, variance, scale, offset, epsilon):
         @tf.custom_gradient
@@ -63,7 +107,7 @@ class FusedNormalization(Normalization):
             return self._gradients_and_second_derivative(*arguments, epsilon)
 
         def gradient(dy):
-            dx, dscale, doffset = gradients(dy, x, mean, variance, scale)
+            dx, dscale, doffset = gradients(dy, *_in_this_graph((x, mean, variance, scale)))
             return dx, None, None, dscale, doffset
 
         return y, gradient
@@ -83,20 +127,82 @@ class FusedNormalization(Normalization):
         )
 
         def second_derivative(*upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(arguments)
-                gradients = self._backward(*arguments, epsilon)
-            return tape.gradient(gradients, arguments, upstream)
+            return self._second_derivative(*upstream, *_in_this_graph(arguments), epsilon)
 
         return (dx, dscale, doffset), second_derivative
+
+    def _second_derivative(self, ux, uscale, uoffset, dy, x, mean, variance, scale, epsilon):
+        """The gradients of the arguments of `_backward`, for upstream gradients of its results."""
+        inverse = tf.math.rsqrt(variance + epsilon)
+        slope, normalized = scale * inverse, (x - mean) * inverse
+        dscale, doffset = self._total(dy * normalized), self._total(dy)
+        through_mean, through_scale = self._total(ux), self._total(ux * normalized)
+        n = self._divisor
+        of_dy = slope * (ux - (through_mean + normalized * through_scale) / n)
+        of_dy += uscale * normalized + uoffset
+        of_normalized = uscale * dy - slope / n * (dscale * ux + through_scale * dy)
+        of_slope = self._total(ux * dy) - (through_mean * doffset + through_scale * dscale) / n
+        of_inverse = self._total(of_normalized * (x - mean)) + of_slope * scale
+        return (
+            of_dy,
+            of_normalized * inverse,
+            -inverse * self._total(of_normalized),
+            -0.5 * of_inverse * inverse**3,
+            of_slope * inverse,
+        )
+
+
+class RaggedNormalization:
+    """As `Normalization`, of the values of a `tf.RaggedTensor`, without groups and mask.
+
+    Raises:
+        ValueError: If there are groups or a mask, or the last axis is not that of the channels or
+            is ragged.
+    """
+
+    def __init__(self, x, axis, microbatch_size, mask):
+        last = x.flat_values.shape.rank - 1
+        if microbatch_size is not None or mask is not None or axis != len(x.shape) - 1 or not last:
+            raise ValueError(
+                "Of a RaggedTensor the last axis must be that of the channels and not be ragged, "
+                "and there can be no `microbatch_size` and no `mask`. Received: "
+                f"inputs.shape={tuple(x.shape)}, axis={axis}, microbatch_size={microbatch_size}, "
+                f"mask={mask}"
+            )
+        self._of_values = normalization_of(x.flat_values, last)
+        self.count = self._of_values.count
+
+    def moments(self, x):
+        return self._of_values.moments(x.flat_values)
+
+    def normalize(self, x, *arguments):
+        return x.with_flat_values(self._of_values.normalize(x.flat_values, *arguments))
+
+
+def _columns(x):
+    """Into how many columns the values of a channel are cut; `None` if they are too many."""
+    if x.shape[:-1].is_fully_defined():
+        count = math.prod(x.shape[:-1])
+        return None if count > MOST_VALUES_BACKWARD else columns_of(max(1, count))
+    columns = 1
+    for size in reversed(x.shape[1:-1]):
+        if size is None or columns * size > 4 * MOST_VALUES:
+            break
+        columns *= size
+    return columns if x.shape[-2] is not None else tf.shape(x)[-2]
+
+
+def _in_this_graph(tensors):
+    """The tensors, which may be of the graph of a function that this one differentiates. A graph of
+    further derivatives must find them here."""
+    return [tf.identity(tensor) for tensor in tensors]
 
 
 @tf.custom_gradient
 def _moments(x):
     """Mean and biased variance, (channels,), of `x`, (rows, columns, channels).
 
-    The kernel adds up in float32, one value after the other. So each column gets moments of its
-    own, which are then combined: the sums are shorter, and a large mean does not drown them.
+    Each column gets moments of its own, which are then combined: see `columns_of`.
     """
     channels = x.shape[2]
     columns = x.shape[1] or tf.shape(x)[1]
@@ -118,7 +224,9 @@ def _moments(x):
     mean, variance = (tf.where(count > 0, moment, 0.0) for moment in (mean, variance))
 
     def backward(dmean, dvariance):  # Of second derivatives only.
-        mean, _ = _moments(x)
-        return (dmean + 2.0 * dvariance * (x - mean)) / count
+        (here,) = _in_this_graph([x])
+        mean, _ = _moments(here)
+        values = tf.cast(tf.size(here) / channels, x.dtype)
+        return (dmean + 2.0 * dvariance * (here - mean)) / values
 
     return (mean, variance), backward

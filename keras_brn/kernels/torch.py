@@ -1,10 +1,14 @@
 """Normalization in PyTorch: its native batchnorm kernels, or else with few temporaries."""
 
 import torch
+from torch.autograd import forward_ad
 
+from keras_brn.kernels.columns import MOST_VALUES_BACKWARD, columns_of
 from keras_brn.kernels.normalization import Normalization
 
 is_compiling = torch.compiler.is_compiling
+
+_FEWEST_CHANNELS = 16  # With fewer, in the last axis, the kernels of a CPU are slow.
 
 
 def compiled(function):
@@ -23,10 +27,34 @@ _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
-    whole = microbatch_size is None and mask is None and axis == x.ndim - 1
-    if whole and x.numel() > 0 and x.device.type in ("cpu", "cuda"):
-        return NativeNormalization(x, axis)
+    whole = microbatch_size is None and mask is None
+    if whole and x.numel() > 0 and x.device.type in ("cpu", "cuda") and not _is_transformed(x):
+        if x.shape[axis] == 1 or (x.stride(axis) > 1 and x.movedim(axis, 1).is_contiguous()):
+            return NativeNormalization(x, axis, channels_last=False)
+        if axis == x.ndim - 1 and _is_fast_in_rows(x):
+            return NativeNormalization(x, axis, channels_last=True)
     return InPlaceNormalization(x, axis, microbatch_size, mask)
+
+
+def _is_fast_in_rows(x):
+    """Whether the kernels for channels last are faster than the plain form, and as exact."""
+    if x.device.type != "cpu":
+        return True
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    exact = rows <= MOST_VALUES_BACKWARD and columns_of(rows) is not None
+    return exact and channels >= _FEWEST_CHANNELS
+
+
+def _is_transformed(x):
+    """Whether `torch.func` or forward-mode differentiation sees `x`: the kernels know neither."""
+    if is_compiling():
+        return False
+    try:
+        x.data_ptr()
+    except RuntimeError:  # Of a tensor that stands for others.
+        return True
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 class InPlaceNormalization(Normalization):
@@ -36,11 +64,14 @@ class InPlaceNormalization(Normalization):
     def moments(self, x):
         x = self._cut(x)
         mean = self._total(self._counted(x)) / self._divisor
-        squares = self._counted(x - self._of_each(mean)).square_()
-        return mean, self._total(squares) / self._divisor
+        centered = self._counted(x - self._of_each(mean))
+        return mean, self._total(centered.mul_(centered)) / self._divisor
 
     def normalize(self, x, mean, variance, scale, offset, epsilon):
-        y = _Normalize.apply(self._cut(x), mean, variance, scale, offset, epsilon, self)
+        # What `torch.compile` knows no tangents of.
+        function = _Normalize if is_compiling() else _NormalizeWithTangents
+        tensors = [self._tensors.get(name) for name in _TENSORS]
+        y = function.apply(self._cut(x), mean, variance, scale, offset, *tensors, epsilon, self)
         return y.view_as(x)
 
     def gradients(self, dy, x, mean, variance, scale, epsilon):
@@ -60,51 +91,113 @@ class InPlaceNormalization(Normalization):
 
 
 class NativeNormalization(InPlaceNormalization):
-    """As `Normalization`, of the whole minibatch, channels last."""
+    """As `Normalization`, of the whole minibatch, by the kernels of PyTorch's own batchnorm.
+
+    Args:
+        x: As of `Normalization`.
+        axis: Likewise.
+        channels_last: Whether `x` lies in memory like that. Else the channels are second there.
+    """
+
+    def __init__(self, x, axis, channels_last):
+        super().__init__(x, axis)
+        self._axis, self._channels_last = axis, channels_last
+        self._shape = (-1, *(1 for _ in range(x.ndim - 1 - axis)))
 
     @torch.no_grad()
     def moments(self, x):
-        # The kernel adds up in float32, one value after the other. So each column gets moments of
-        # its own: the sums are shorter, and a large mean does not drown them.
-        columns, channels = x.shape[-2:] if x.ndim > 2 else (1, x.shape[-1])
-        mean, variance = _update_stats(_channels_second(x, columns * channels), None, None, 0.0)
-        of_columns = mean.view(columns, channels)
-        mean = of_columns.mean(0)
-        variance = variance.view(columns, channels) + (of_columns - mean).square()
-        return mean, variance.mean(0)
+        if self._channels_last:
+            return _moments_of_rows(x)
+        mean, variance = _update_stats(self._channels_second(x), None, None, 0.0)
+        return mean.view(self._shape), variance.view(self._shape)
 
     def gradients(self, dy, x, mean, variance, scale, epsilon):
         # Differentiable: the kernel's own derivative knows what the moments are.
         dx, dscale, doffset = _batch_norm_backward(
-            _channels_second(dy),
-            _channels_second(x),
-            scale,
+            self._channels_second(dy),
+            self._channels_second(x),
+            scale.reshape(-1),
             None,
             None,
-            mean,
-            (variance + epsilon).rsqrt(),
+            mean.reshape(-1),
+            (variance.reshape(-1) + epsilon).rsqrt(),
             True,
             epsilon,
             [True, True, True],
         )
-        return dx.movedim(1, -1).reshape_as(x), dscale, doffset
+        if self._channels_last:
+            return dx.movedim(1, -1).reshape_as(x), dscale, doffset
+        return dx.movedim(1, self._axis), dscale.view(self._shape), doffset.view(self._shape)
+
+    def _channels_second(self, x):
+        """`x` as the kernels take it: a view of `x`, and of its gradient almost always."""
+        return (
+            _rows(x, x.shape[-1]) if self._channels_last else x.movedim(self._axis, 1).contiguous()
+        )
+
+
+def _moments_of_rows(x):
+    """Mean and biased variance, (channels,), of `x`, channels last.
+
+    Each of some columns gets moments of its own, which are then combined: see `columns_of`.
+    """
+    channels = x.shape[-1]
+    columns = columns_of(x.numel() // channels) if x.device.type == "cpu" else 1
+    mean, variance = _update_stats(_rows(x, columns * channels), None, None, 0.0)
+    if columns == 1:
+        return mean, variance
+    of_columns = mean.view(columns, channels)
+    mean = of_columns.mean(0)
+    variance = variance.view(columns, channels) + (of_columns - mean).square()
+    return mean, variance.mean(0)
+
+
+def _rows(x, channels):
+    """(1, channels, rows, 1)."""
+    return x.reshape(1, -1, 1, channels).permute(0, 3, 1, 2)
+
+
+_TENSORS = ("_mask", "_divisor")
 
 
 class _Normalize(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x, mean, variance, scale, offset, epsilon, normalization):
-        ctx.save_for_backward(x, mean, variance, scale)
-        ctx.epsilon, ctx.normalization = epsilon, normalization
+    def forward(x, mean, variance, scale, offset, mask, divisor, epsilon, normalization):
         slope = scale * (variance + epsilon).rsqrt()
         offset, slope = (normalization._of_each(m) for m in (offset - mean * slope, slope))
         return torch.addcmul(offset, x, slope)
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.epsilon, ctx.normalization = inputs
+        del tensors[4]  # The offset.
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def saved(ctx):
+        """The normalization, and the arguments of its derivatives."""
+        *arguments, mask, divisor = ctx.saved_tensors
+        held = {"_mask": mask, "_divisor": divisor}
+        held = {name: value for name, value in held.items() if value is not None}
+        return ctx.normalization._with(held), (*arguments, ctx.epsilon)
+
+    @staticmethod
     def backward(ctx, dy):
-        dx, dscale, doffset = ctx.normalization.gradients(dy, *ctx.saved_tensors, ctx.epsilon)
-        return dx, None, None, dscale, doffset, None, None
+        normalization, arguments = _Normalize.saved(ctx)
+        dx, dscale, doffset = normalization.gradients(dy, *arguments)
+        return dx, None, None, dscale, doffset, None, None, None, None
 
 
-def _channels_second(x, channels=None):
-    """`x` as (1, channels, rows, 1), without a copy."""
-    return x.reshape(1, -1, 1, channels or x.shape[-1]).permute(0, 3, 1, 2)
+class _NormalizeWithTangents(_Normalize):
+    @staticmethod
+    def jvp(ctx, dx, dmean, dvariance, dscale, doffset, *_):
+        normalization, arguments = _Normalize.saved(ctx)
+        x, _, _, scale, _ = arguments
+        dx, dscale, doffset = (
+            torch.zeros_like(of) if tangent is None else tangent
+            for tangent, of in ((dx, x), (dscale, scale), (doffset, scale))
+        )
+        return normalization._tangent(dx, dscale, doffset, *arguments)
