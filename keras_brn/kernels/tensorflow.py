@@ -7,10 +7,14 @@ import functools
 import math
 
 import tensorflow as tf
-from tensorflow.python.eager import forwardprop_util
 
 from keras_brn.kernels.columns import MOST_VALUES, MOST_VALUES_BACKWARD, columns_of
 from keras_brn.kernels.normalization import Normalization
+
+try:  # Not public. Without it derivatives of forward mode go through the kernels, and are wrong.
+    from tensorflow.python.eager.forwardprop_util import pack_tangents
+except ImportError:
+    pack_tangents = None
 
 
 def compiled(function):
@@ -35,7 +39,7 @@ def _only_cpus():
 
 def _has_tangent(x):
     """Whether a `tf.autodiff.ForwardAccumulator`, which knows the kernels wrongly, watches `x`."""
-    return bool(forwardprop_util.pack_tangents([x]).tangents)
+    return pack_tangents is not None and bool(pack_tangents([x]).tangents)
 
 
 class PlainNormalization(Normalization):
