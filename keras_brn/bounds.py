@@ -74,7 +74,7 @@ class Bounds:
         calls = ops.convert_to_tensor(self.calls)
         step = ops.floor(calls / ops.convert_to_tensor(self.calls_per_step))
         slope, intercept, final = ops.unstack(ops.convert_to_tensor(self._coefficients), num=3)
-        low = ops.convert_to_tensor(np.array([1.0, 0.0]), calls.dtype)
+        low = ops.convert_to_tensor([1.0, 0.0], calls.dtype)
         bounds = ops.minimum(ops.maximum(slope * step + intercept, low), final)
         self.calls.assign_add(1)
         return tuple(ops.unstack(ops.cast(bounds, dtype), num=2))

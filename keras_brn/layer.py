@@ -9,7 +9,7 @@ from keras import constraints, initializers, ops, regularizers
 from keras_brn.arguments import BATCHNORM_ONLY, translated
 from keras_brn.bounds import Bounds
 from keras_brn.keras_internals import flatten_layers
-from keras_brn.kernels import normalization_of
+from keras_brn.kernels import kept, normalization_of
 from keras_brn.statistics import move_averages
 
 
@@ -248,7 +248,7 @@ class BatchRenormalization(keras.layers.Layer):
         # Neither r and d nor the averages send a gradient back.
         mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
         r_max, d_max = self._bounds.in_training(x.dtype)
-        r = _clip(sigma_B / sigma, 1 / r_max, r_max)
+        r = kept(_clip(sigma_B / sigma, 1 / r_max, r_max))
         d = _clip((mu_B - mu) / sigma, -d_max, d_max)
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         errors = [mu_B - mu, sigma_B - sigma]

@@ -67,7 +67,7 @@ def mean_over_groups(errors, valid, channels):
     """The means (channels,) of errors over the groups where they are valid; 0 if it is in none."""
     # Zeros made on the device: for a number PyTorch would wait until it is copied there.
     errors = [ops.where(valid, error, ops.zeros_like(error)) for error in errors]
-    if math.prod(size or 0 for size in valid.shape) != channels:  # Several groups, in axis 0.
+    if math.prod([size or 0 for size in valid.shape]) != channels:  # Several groups, in axis 0.
         groups = ops.sum(ops.cast(valid, errors[0].dtype), axis=0)
         divisor = groups + ops.cast(groups == 0, groups.dtype)
         errors = [ops.sum(error, axis=0) / divisor for error in errors]

@@ -1,11 +1,13 @@
 """Every way of differentiating that a backend has, against what it makes of plain operations."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_brn import BatchRenormalization
+from keras_brn import BatchRenormalization, LinearRamp
 from keras_brn.kernels import Normalization
 
 BACKEND = keras.backend.backend()
@@ -236,3 +238,35 @@ def test_a_ragged_tensor_is_normalized_by_its_values(rng):
     with pytest.raises(ValueError, match="Of a RaggedTensor"):
         grouped(ragged, training=True)
     assert int(grouped.calls) == 0
+
+
+@of_torch
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"microbatch_size": 3}, {"axis": 1}, {"schedule": LinearRamp(1, 4, 3)}],
+    ids=str,
+)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Its code is C++.")
+def test_torch_compile_takes_the_whole_layer(rng, arguments):
+    """Without a break of the graph. Its backward pass must not use the averages that have moved."""
+    import torch
+
+    ours, expected = (BatchRenormalization(momentum=0.5, **arguments) for _ in range(2))
+    shape = (6, 4, 32)
+    for layer in (ours, expected):
+        layer.build(shape)
+    torch.compiler.reset()
+    whole = torch.compile(lambda x: ours(x, training=True), fullgraph=True)
+    inference = torch.compile(lambda x: ours(x), fullgraph=True)
+    for step in range(5):
+        x, dy = (torch.tensor(rng.normal(step, 2, shape), dtype=torch.float32) for _ in range(2))
+        results = []
+        for layer, call in ((ours, whole), (expected, lambda x: expected(x, training=True))):
+            x = x.detach().requires_grad_(True)
+            y = call(x)
+            weights = [weight.value for weight in layer.trainable_variables]
+            results.append([y, *torch.autograd.grad(y, [x, *weights], dy)])
+        check([value.detach() for value in results[0]], [value.detach() for value in results[1]])
+        for one, other in zip(ours.weights, expected.weights, strict=True):
+            np.testing.assert_allclose(*map(ops.convert_to_numpy, (one, other)), rtol=1e-5)
+        check([inference(x).detach()], [expected(x).detach()])

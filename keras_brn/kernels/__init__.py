@@ -11,21 +11,22 @@ _KERNELS = {
     "tensorflow": "keras_brn.kernels.tensorflow",
     "torch": "keras_brn.kernels.torch",
 }
+# Here and not when a layer is called, where `torch.compile` would stop at the import.
+_module = _KERNELS.get(keras.backend.backend())
+_kernels = None if _module is None else importlib.import_module(_module)
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
     """The fastest `Normalization` for `x`; arguments as there."""
-    kernels = _kernels()
-    make = Normalization if kernels is None else kernels.normalization_of
+    make = Normalization if _kernels is None else _kernels.normalization_of
     return make(x, axis, microbatch_size, mask)
 
 
 def compiled(function):
     """`function` of tensors, compiled where the backend can, for calls outside of training."""
-    kernels = _kernels()
-    return function if kernels is None else kernels.compiled(function)
+    return function if _kernels is None else _kernels.compiled(function)
 
 
-def _kernels():
-    module = _KERNELS.get(keras.backend.backend())
-    return None if module is None else importlib.import_module(module)
+def kept(x):
+    """`x`, which depends on weights that the layer moves, as the backward pass must have it."""
+    return _kernels.kept(x) if keras.backend.backend() == "torch" else x

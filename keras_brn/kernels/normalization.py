@@ -144,7 +144,7 @@ def _total_over(x, kept, sum_over):
     """Function that sums over all axes but those in `kept`, and the number of values summed."""
     shape = ops.shape(x)
     axes = [axis for axis in range(len(shape)) if axis not in kept]
-    count = math.prod(shape[axis] for axis in axes)
+    count = math.prod([shape[axis] for axis in axes])
     count = float(count) if isinstance(count, int) else ops.cast(count, x.dtype)
     return lambda values: sum_over(values, axes), count
 

@@ -22,6 +22,25 @@ def compiled(function):
     return without_trace
 
 
+@torch.library.custom_op("keras_brn::kept", mutates_args=())
+def _copy(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+@_copy.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+def kept(x):
+    """`x`, as the backward pass must have it.
+
+    `torch.compile` computes small values anew in the backward pass, and takes for them the moving
+    averages, which have moved by then. It does not look into operations like this one.
+    """
+    return _copy(x) if is_compiling() else x
+
+
 _update_stats = torch.ops.aten.batch_norm_update_stats
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
@@ -60,12 +79,12 @@ def _is_transformed(x):
 class InPlaceNormalization(Normalization):
     """As `Normalization`, without the temporaries of autograd."""
 
-    @torch.no_grad()
     def moments(self, x):
-        x = self._cut(x)
-        mean = self._total(self._counted(x)) / self._divisor
-        centered = self._counted(x - self._of_each(mean))
-        return mean, self._total(centered.mul_(centered)) / self._divisor
+        with torch.no_grad():  # Not as a decorator, which `torch.compile` can't trace.
+            x = self._cut(x)
+            mean = self._total(self._counted(x)) / self._divisor
+            centered = self._counted(x - self._of_each(mean))
+            return mean, self._total(centered.mul_(centered)) / self._divisor
 
     def normalize(self, x, mean, variance, scale, offset, epsilon):
         # What `torch.compile` knows no tangents of.
@@ -104,12 +123,12 @@ class NativeNormalization(InPlaceNormalization):
         self._axis, self._channels_last = axis, channels_last
         self._shape = (-1, *(1 for _ in range(x.ndim - 1 - axis)))
 
-    @torch.no_grad()
     def moments(self, x):
-        if self._channels_last:
-            return _moments_of_rows(x)
-        mean, variance = _update_stats(self._channels_second(x), None, None, 0.0)
-        return mean.view(self._shape), variance.view(self._shape)
+        with torch.no_grad():
+            if self._channels_last:
+                return _moments_of_rows(x)
+            mean, variance = _update_stats(self._channels_second(x), None, None, 0.0)
+            return mean.view(self._shape), variance.view(self._shape)
 
     def gradients(self, dy, x, mean, variance, scale, epsilon):
         # Differentiable: the kernel's own derivative knows what the moments are.
