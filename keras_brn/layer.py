@@ -249,7 +249,7 @@ class BatchRenormalization(keras.layers.Layer):
         mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
         r_max, d_max = self._bounds.in_training(x.dtype)
         r = kept(_clip(sigma_B / sigma, 1 / r_max, r_max))
-        d = _clip((mu_B - mu) / sigma, -d_max, d_max)
+        d = kept(_clip((mu_B - mu) / sigma, -d_max, d_max))
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         errors = [mu_B - mu, sigma_B - sigma]
         valid = ops.isfinite(errors[1]) & (normalization.count > 0)
