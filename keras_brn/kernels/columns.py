@@ -4,7 +4,7 @@ import functools
 
 MOST_VALUES = 1024
 # Of a channel, for kernels whose sums in the backward pass cannot be cut.
-MOST_VALUES_BACKWARD = 2**18
+MOST_VALUES_BACKWARD = 2**20
 
 
 @functools.lru_cache(maxsize=4096)
