@@ -97,10 +97,11 @@ def test_recomputed_statistics_are_those_of_all_pixels(images):
 def test_the_groups_of_a_layer_have_as_many_channels(rng):
     x = rng.normal(size=(2, 3, 3, 32)).astype("float32")
     layer = GroupsOfChannels(8)
-    expected = keras.layers.GroupNormalization(4)(x)
-    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
     copy = GroupsOfChannels.from_config(layer.get_config())
-    np.testing.assert_allclose(copy(x), expected, rtol=1e-5, atol=1e-6)
+    expected = keras.ops.convert_to_numpy(keras.layers.GroupNormalization(4)(x))
+    for each in (layer, copy):
+        value = keras.ops.convert_to_numpy(each(x))
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
     assert GroupsOfChannels(8)(x[..., :4]).shape == (2, 3, 3, 4)
 
 
