@@ -6,6 +6,22 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_brn.kernels import Normalization
+
+
+class Autodiff(Normalization):
+    """The plain form, which leaves every derivative to the backend."""
+
+    def normalize(self, x, mean, variance, scale, offset, epsilon):
+        x = self._cut(x)
+        centered = (x - self._of_each(mean)) / self._of_each(ops.sqrt(variance + epsilon))
+        y = centered * self._of_each(scale) + self._of_each(offset)
+        return y if self._cut_shape is None else ops.reshape(y, self._whole)
+
+    def __init__(self, x, *arguments):
+        super().__init__(x, *arguments)
+        self._whole = ops.shape(x)
+
 
 def training_step(layer, x, dy, mask=None):
     """Calls the layer in training mode, which moves its state, and pulls `dy` back.

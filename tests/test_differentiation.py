@@ -5,10 +5,10 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from gradients import Autodiff
 from keras import ops
 
 from keras_brn import BatchRenormalization, LinearRamp
-from keras_brn.kernels import Normalization
 
 BACKEND = keras.backend.backend()
 pytestmark = pytest.mark.each_backend
@@ -26,20 +26,6 @@ CASES = [
     ((8, 3, 4), {"microbatch_size": 3}),
     ((6, 3, 4), {"mask": True}),
 ]
-
-
-class Autodiff(Normalization):
-    """The plain form, which leaves every derivative to the backend."""
-
-    def normalize(self, x, mean, variance, scale, offset, epsilon):
-        x = self._cut(x)
-        centered = (x - self._of_each(mean)) / self._of_each(ops.sqrt(variance + epsilon))
-        y = centered * self._of_each(scale) + self._of_each(offset)
-        return y if self._cut_shape is None else ops.reshape(y, self._whole)
-
-    def __init__(self, x, *arguments):
-        super().__init__(x, *arguments)
-        self._whole = ops.shape(x)
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -121,15 +107,9 @@ def test_tensorflow(setting):
     weights = np.random.default_rng(1).normal(size=x.shape).astype("float32")
 
     def derivatives(function):
-        def tangent(x, gamma):
+        def tangent(x, gamma, function=function):
             with tf.autodiff.ForwardAccumulator([x, gamma], [direction, 0.3 * gamma]) as forward:
                 y = function(x, gamma)
-            return forward.jvp(y)
-
-        def tangent_of_graph(x, gamma):
-            graph = tf.function(function)
-            with tf.autodiff.ForwardAccumulator([x, gamma], [direction, 0.3 * gamma]) as forward:
-                y = graph(x, gamma)
             return forward.jvp(y)
 
         def gradient(x, gamma):
@@ -139,9 +119,7 @@ def test_tensorflow(setting):
             return tape.gradient(loss, [x, gamma])
 
         def forward_over_reverse(x, gamma):
-            with tf.autodiff.ForwardAccumulator([x, gamma], [direction, 0.3 * gamma]) as forward:
-                gradients = gradient(x, gamma)
-            return forward.jvp(gradients)
+            return tangent(x, gamma, gradient)
 
         def reverse_over_reverse(x, gamma):
             with tf.GradientTape() as tape:
@@ -152,7 +130,7 @@ def test_tensorflow(setting):
         return [
             tangent(x, gamma),
             tf.function(tangent)(x, gamma),
-            tangent_of_graph(x, gamma),
+            tangent(x, gamma, tf.function(function)),
             *gradient(x, gamma),
             *tf.function(gradient)(x, gamma),
             *forward_over_reverse(x, gamma),

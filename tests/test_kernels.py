@@ -6,19 +6,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from gradients import second_derivatives, training_step
+from gradients import Autodiff, second_derivatives, training_step
 from keras import ops
 
 from keras_brn import BatchRenormalization
-from keras_brn.kernels import Normalization, normalization_of
+from keras_brn.kernels import normalization_of
 from keras_brn.kernels.columns import MOST_VALUES, columns_of
-
-
-class Autodiff(Normalization):
-    """The plain form, which leaves the backward pass to the backend."""
-
-    def normalize(self, x, mean, variance, scale, offset, epsilon):
-        return (x - mean) / ops.sqrt(variance + epsilon) * scale + offset
 
 
 class Batchnorm(keras.layers.Layer):
@@ -129,8 +122,8 @@ def test_long_sums_keep_their_digits(rng, shape, arguments):
         part = slice(None) if arguments["axis"] == 0 else slice(start, start + size)
         values = rows[part][counted[part]]
         mean, variance = (moment.reshape(-1, channels)[k] for moment in moments)
-        np.testing.assert_allclose(mean, values.mean(0), atol=0.02, rtol=0)
-        np.testing.assert_allclose(variance, values.var(0), rtol=1e-3)
+        np.testing.assert_allclose(mean, values.mean(0), atol=6e-3, rtol=0)
+        np.testing.assert_allclose(variance, values.var(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 7, 1024, 1025, 115_200, 172_872, 1_000_000])

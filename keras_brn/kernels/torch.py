@@ -89,8 +89,9 @@ class InPlaceNormalization(Normalization):
     def normalize(self, x, mean, variance, scale, offset, epsilon):
         # What `torch.compile` knows no tangents of.
         function = _Normalize if is_compiling() else _NormalizeWithTangents
-        tensors = [self._tensors.get(name) for name in _TENSORS]
-        y = function.apply(self._cut(x), mean, variance, scale, offset, *tensors, epsilon, self)
+        held = self._tensors
+        held = held.get("_mask"), held.get("_divisor")
+        y = function.apply(self._cut(x), mean, variance, scale, offset, *held, epsilon, self)
         return y.view_as(x)
 
     def gradients(self, dy, x, mean, variance, scale, epsilon):
@@ -174,9 +175,6 @@ def _moments_of_rows(x):
 def _rows(x, channels):
     """(1, channels, rows, 1)."""
     return x.reshape(1, -1, 1, channels).permute(0, 3, 1, 2)
-
-
-_TENSORS = ("_mask", "_divisor")
 
 
 class _Normalize(torch.autograd.Function):

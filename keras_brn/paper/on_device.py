@@ -460,7 +460,7 @@ class Runs:
             "train_image_accuracy": ("train", fixed_training_images(self.data)),
         }
         for curve, (part, chosen) in parts.items():
-            batches = _padded(np.arange(len(chosen)), min(_IMAGES_AT_ONCE, len(chosen)))
+            batches = padded(np.arange(len(chosen)), min(_IMAGES_AT_ONCE, len(chosen)))
             images = self.pixels[part][chosen], self.labels[part][chosen]
             evaluations.append(_Evaluation(curve, every, network, False, *images, batches))
         images = self.pixels["validation"], self.labels["validation"]
@@ -506,7 +506,7 @@ class Runs:
         write_arrays(self.checkpoint, {"results": np.array(json.dumps(self.results)), **leaves})
 
 
-def _padded(indices, size):
+def padded(indices, size):
     """(batches, size) with -1 where there is none."""
     return np.pad(indices, (0, -len(indices) % size), constant_values=-1).reshape(-1, size)
 
@@ -548,12 +548,22 @@ class _Evaluation(NamedTuple):
         return weights, self.runs, self.pixels, self.labels, self.batches
 
     def lowered(self, weights):
-        return _count_correct.lower(self.network, self.training, *self.arguments(weights))
+        return count_correct.lower(self.network, self.training, *self.arguments(weights))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _count_correct(network, training, weights, runs, pixels, labels, batches):
-    """How many of the images are classified correctly by each run, (runs,): see `_Evaluation`."""
+def count_correct(network, training, weights, runs, pixels, labels, batches):
+    """How many of the images are classified correctly by each run, (runs,).
+
+    Args:
+        network: `keras.Model`.
+        training: Whether to normalize as in training.
+        weights: `(trainable, others)` of the network, with an axis of all runs.
+        runs: Integers: which of the runs.
+        pixels: uint8 (all, height, width, channels).
+        labels: Integers (all,).
+        batches: Integers (batches, images): which of them are classified together; -1: none.
+    """
     weights = jax.tree.map(lambda x: x[runs], weights)
 
     def of_batch(indices):

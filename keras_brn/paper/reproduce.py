@@ -216,8 +216,8 @@ def main():
         tuned = _stored_fine_tuning(options.stored)
     write_all(results, tuned, options.steps, options.out)
     small_batches = load_results(options.results / "small_batches")
-    if not small_batches[0] and (options.stored or options.out).joinpath("figure6.csv").exists():
-        small_batches = stored_results(options.stored or options.out)
+    if not small_batches[0] and options.stored is not None:
+        small_batches = stored_results(options.stored)
     write_small_batches(*small_batches, options.out)
     for title, table in stored_tables(options.out).items():
         print(f"\n{title}:\n\n{table}")

@@ -44,6 +44,9 @@ def test_stored_figures_are_drawn_anew_from_their_runs(tmp_path, monkeypatch):
         assert drawn["summary"] == stored["summary"]
         assert by_content(drawn["runs"]) == by_content(stored["runs"])
         assert (tmp_path / "out" / f"{name}.png").exists()
+    for name in ("figure6.csv", "figure6.json"):
+        assert (tmp_path / "out" / name).read_text() == (FIGURES / name).read_text()
+    assert (tmp_path / "out" / "figure6.png").exists()
 
 
 def by_content(runs):

@@ -67,10 +67,22 @@ def test_each_run_of_a_program_is_that_of_fit(images):
         for k, run in enumerate(group):
             network = trained_by_keras(run, data, layers[run.method])
             of_run = [[weight[k] for weight in part] for part in weights]
-            logits = np.asarray(training.program.infer(of_run, x))
+            logits, _ = training.program.network.stateless_call(*of_run, x, training=False)
             expected = network.predict(x, verbose=0)
             scale = np.abs(expected).max()
             np.testing.assert_allclose(logits, expected, atol=1e-3 * scale, err_msg=run.method)
+
+
+@of_jax
+def test_calls_of_the_program_add_up_to_all_steps(images, monkeypatch):
+    from keras_brn.paper.small_batches import training
+
+    monkeypatch.setattr(training, "_IMAGES_PER_CALL", 40)
+    run = SmallBatchRun("group_norm", **(SMALL | {"images_seen": 96}))
+    whole = training.Training([run], *images)
+    whole.train()
+    iterations = [x.name for x in whole.program.optimizer.variables].index("iteration")
+    assert whole.state.optimizer[iterations].tolist() == [run.steps]
 
 
 @of_jax

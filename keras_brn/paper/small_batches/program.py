@@ -179,7 +179,3 @@ class Program:
         for k, mean in zip(self.means, means or (), strict=means is not None):
             others[k] = mean
         return others
-
-    def infer(self, weights, images):
-        """Logits (batch, classes)."""
-        return self.network.stateless_call(*weights, images, training=False)[0]

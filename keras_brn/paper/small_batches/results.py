@@ -48,7 +48,10 @@ def load_results(folder):
 
 
 def stored_results(figures):
-    """What `load_results` returned, from the files of Figure 6 in a folder of figures."""
+    """What `load_results` returned, from the files of Figure 6 in a folder of figures; empty lists
+    where there are none."""
+    if not (figures / "figure6.json").exists():
+        return [], []
     stored = json.loads((figures / "figure6.json").read_text())
     return read_runs(figures / "figure6.csv"), stored["provenance"]
 

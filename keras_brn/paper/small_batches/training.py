@@ -13,11 +13,12 @@ import numpy as np
 
 from keras_brn.paper.convolution import PatchConv2D
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.on_device import as_floats, correct, encoded, vary
+from keras_brn.paper.on_device import as_floats, count_correct, encoded, padded, vary
 from keras_brn.paper.records import provenance, read_json, write_json
 from keras_brn.paper.small_batches.program import Program, Settings
+from keras_brn.paper.training.evaluation import fixed_choice
 
-_IMAGES_PER_CALL = 4_000  # Of which all numbers of images a step are a divisor.
+_IMAGES_PER_CALL = 4_000  # At most.
 _IMAGES_AT_ONCE = 100  # In inference.
 
 
@@ -79,7 +80,7 @@ class Training:
 
     def __init__(self, runs, data, choices, convolution=PatchConv2D, verbose=False):
         self.runs, self.data, self.verbose = runs, data, verbose
-        self.per_step, self.images_seen = runs[0].images_per_step, runs[0].images_seen
+        self.per_step = runs[0].images_per_step
         self.program = Program(runs[0], data, convolution)
         self.state = self.program.initial_state(runs)
         settings = [Settings.of(run) for run in runs]
@@ -106,30 +107,29 @@ class Training:
 
     def train(self):
         """The accuracies of the runs in the last minibatches of training."""
-        images = min(_IMAGES_PER_CALL, self.images_seen)
-        calls, steps_per_call = self.images_seen // images, images // self.per_step
-        labels = np.asarray(self.data.train_labels)
-        samplers = [Sampler(labels, images, seed) for seed in self.seeds]
+        steps = self.runs[0].steps
+        most = max(1, _IMAGES_PER_CALL // self.per_step)
+        per_call = max(n for n in range(1, most + 1) if steps % n == 0)
+        images = per_call * self.per_step
+        pixels = jnp.asarray(self.data.train_images)
+        labels = jnp.asarray(self.data.train_labels, "int32")
+        samplers = [Sampler(self.data.train_labels, images, seed) for seed in self.seeds]
 
         def draw(call):
             return [sampler.draw(call) for sampler in samplers]
 
-        pixels, labels = jnp.asarray(self.data.train_images), jnp.asarray(labels, "int32")
         start = time.time()
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(draw, 0)
-            for call in range(calls):
-                drawn = ahead.result()
-                ahead = pool.submit(draw, call + 1)
-                shape = len(self.seeds), steps_per_call, self.per_step
+            for call, drawn in enumerate(pool.map(draw, range(steps // per_call))):
+                shape = len(self.seeds), per_call, self.per_step
                 indices = np.stack([x for x, _ in drawn]).astype("int32").reshape(shape)
                 codes = np.stack([encoded(x) for _, x in drawn]).reshape(shape)
-                steps = np.int32(call * steps_per_call), np.int32(calls * steps_per_call)
                 drawn = [x.swapaxes(0, 1)[:, self.seed_of_run] for x in (indices, codes)]
-                self.state, count = self._steps(
-                    self.state, self.settings, *steps, *drawn, pixels, labels
+                counts = np.int32(call * per_call), np.int32(steps)
+                self.state, correct = self._steps(
+                    self.state, self.settings, *counts, *drawn, pixels, labels
                 )
-                last = np.asarray(count, "int64") / images
+                last = np.asarray(correct, "int64") / images
                 if self.verbose:
                     print(
                         f"{self.data.name}, {self.per_step} images a step: {(call + 1) * images} "
@@ -199,24 +199,11 @@ class Training:
         return jax.tree.map(lambda x: x / len(batches), sums)
 
     def _evaluate(self, weights):
-        accuracies = {}
+        accuracies, runs = {}, np.arange(len(self.runs))
         for name, (pixels, labels) in self.parts.items():
-            at_once = min(_IMAGES_AT_ONCE, len(labels))
-            count = min(10_000, len(labels)) // at_once * at_once
-            chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
-            shape = -1, at_once
-            x = pixels[chosen].reshape(*shape, *pixels.shape[1:])
-            right = self._correct(weights, x, np.asarray(labels)[chosen].reshape(shape))
-            accuracies[name] = np.asarray(right, "int64") / count
+            chosen = fixed_choice(len(labels))
+            batches = padded(np.arange(len(chosen)), min(_IMAGES_AT_ONCE, len(chosen)))
+            images = jnp.asarray(pixels[chosen]), jnp.asarray(labels[chosen], "int32")
+            correct = count_correct(self.program.network, False, weights, runs, *images, batches)
+            accuracies[name] = np.asarray(correct, "int64") / len(chosen)
         return accuracies
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def _correct(self, weights, pixels, labels):
-        """How many images (batches, images, ...) each run classifies correctly."""
-
-        def of_batch(batch):
-            x, y = batch
-            logits = jax.vmap(self.program.infer, (0, None))(weights, as_floats(x))
-            return jax.vmap(lambda each: correct(each, y))(logits)
-
-        return jnp.sum(jax.lax.map(of_batch, (pixels, labels)), 0)

@@ -47,7 +47,11 @@ def evaluation_batches(run, part, indices=None):
 
 def fixed_training_images(data, most=10_000):
     """The indices of up to `most` training images, a random choice that is the same in all runs."""
-    count = len(data.labels["train"])
+    return fixed_choice(len(data.labels["train"]), most)
+
+
+def fixed_choice(count, most=10_000):
+    """Up to `most` of the integers below `count`, a random choice, in ascending order."""
     return np.sort(np.random.default_rng(0).permutation(count)[:most])
 
 
