@@ -1,18 +1,16 @@
 """A copy of a network, layer by layer, with other layers in the place of some."""
 
-import contextlib
-import inspect
-import warnings
-
 import keras
 
 from keras_brn.averaging import AveragedModel
 from keras_brn.convert import sublayers
+from keras_brn.convert.building import build_like
 from keras_brn.convert.configuration import (
     copied_by_configuration,
     same_configuration,
     unknown_arguments,
 )
+from keras_brn.convert.graphs import copied_graph, has_class_of_graph, what_is_lost
 from keras_brn.convert.sublayers import is_graph
 from keras_brn.keras_internals import flatten_layers
 
@@ -71,7 +69,7 @@ class NetworkCopy:
         self._complete.add(id(layer))
         makes_own = isinstance(layer, keras.Model) or type(layer).build is not keras.Layer.build
         if makes_own:
-            _build_like(layer, copy)
+            build_like(layer, copy)
         self._adopt_sublayers(layer, copy)
         self._add_attributes(layer, copy)
         for each in sublayers.sublayers(layer).values():
@@ -83,7 +81,7 @@ class NetworkCopy:
                     f"{type(layer).__name__} of its configuration does not make. {_WAY_OUT}"
                 )
         if not makes_own:
-            _build_like(layer, copy)
+            build_like(layer, copy)
         if layer.built:
             copy.built = True
 
@@ -157,8 +155,8 @@ class NetworkCopy:
 
     def _any_graph(self, model):
         """The copy of a Sequential or functional model."""
-        if _has_class_of_graph(model):
-            return self._chain(model) if isinstance(model, keras.Sequential) else self._dag(model)
+        if has_class_of_graph(model):
+            return copied_graph(model, self.copy)
         if not self._holds_replaced(model):
             try:
                 copy = copied_by_configuration(model)
@@ -167,29 +165,8 @@ class NetworkCopy:
                     return copy
             except ValueError:
                 pass  # Then as a graph.
-        copy = self._chain(model) if isinstance(model, keras.Sequential) else self._dag(model)
-        self.warnings.append(_lost_class(model, copy))
-        return copy
-
-    def _chain(self, model):
-        layers = [self.copy(layer) for layer in model.layers]
-        if hasattr(model, "inputs"):  # Else the inputs are several tensors.
-            (input_layer,) = _input_layers(keras.Model(model.inputs, model.outputs))
-            layers = [self.copy(input_layer), *layers]
-        kind = type(model) if _has_class_of_graph(model) else keras.Sequential
-        with _scopes(model):
-            return kind(layers, trainable=model.trainable, name=model.name)
-
-    def _dag(self, model):
-        with warnings.catch_warnings():  # Those that `model` gave when it was made.
-            warnings.simplefilter("ignore")
-            # `clone_model` compiles the clone of a compiled model, by names; this is not compiled.
-            graph = keras.Model(model.input, model.output, name=model.name)
-        layers = {id(layer.output): layer for layer in _input_layers(graph)}
-        inputs = keras.tree.map_structure(lambda x: self.copy(layers[id(x)]).output, model.input)
-        copy = keras.models.clone_model(graph, inputs, clone_function=self.copy)
-        if type(model) is not type(copy) and _has_class_of_graph(model):
-            copy = type(model)(copy.input, copy.output, name=model.name)
+        copy = copied_graph(model, self.copy)
+        self.warnings.append(what_is_lost(model, copy))
         return copy
 
     def _adopt_sublayers(self, layer, copy):
@@ -245,63 +222,9 @@ class NetworkCopy:
         return leaf
 
 
-def _build_like(layer, copy):
-    """Builds the copy with the shapes that the layer was built with."""
-    if copy.built or not layer.built:
-        return
-    adds_scope = type(layer).build is not keras.Layer.build
-    with _scopes(layer, inside=not adds_scope), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # What could not be built, the sublayers then do.
-        try:
-            copy.build_from_config(layer.get_build_config())
-        except Exception as error:  # Whatever `build` raises: it is the user's.
-            raise ValueError(
-                f"The copy of layer '{layer.name}' of class {type(layer).__name__} can't be "
-                f"built: {type(error).__name__}: {error}"
-            ) from error
-
-
-@contextlib.contextmanager
-def _scopes(layer, inside=False):
-    """The scopes of names that a layer was built in, for the paths of its weights."""
-    names = (layer.path or layer.name).split("/")
-    with contextlib.ExitStack() as stack:
-        for name in names if inside else names[:-1]:
-            stack.enter_context(keras.name_scope(name))
-        yield
-
-
 def _copied_operation(operation):
     """Of an operation such as `x + 1` in a graph, which has no state."""
     try:
         return type(operation).from_config(operation.get_config())
     except Exception:  # Some have arguments that no configuration can hold.
         return operation
-
-
-def _input_layers(graph):
-    return [layer for layer in graph.layers if isinstance(layer, keras.layers.InputLayer)]
-
-
-def _has_class_of_graph(model):
-    """Whether a model of its class can be made of layers or tensors, as graphs of Keras are."""
-    constructor = type(model).__init__
-    if isinstance(model, keras.Sequential):
-        return constructor is keras.Sequential.__init__
-    arguments = inspect.getfullargspec(constructor)
-    takes_all = arguments.varargs is not None and arguments.varkw is not None
-    return takes_all or arguments.args[1:] == ["inputs", "outputs", "name"]
-
-
-def _lost_class(model, copy):
-    """The sentence for a graph whose class has a constructor of its own."""
-    kinds = [kind for kind in type(model).__mro__ if not isinstance(copy, kind)]
-    defined = {name: value for kind in kinds for name, value in vars(kind).items()}
-    inherited = set(dir(keras.Model))
-    lost = {n for n, value in defined.items() if n in inherited or isinstance(value, property)}
-    lost |= sublayers.attributes(model).keys() - sublayers.attributes(copy).keys() - {"history"}
-    names = ", ".join(sorted(name for name in lost if not name.startswith("_")))
-    return (
-        f"The copy of '{model.name}' is a {type(copy).__name__} model, without what the class "
-        f"{type(model).__name__} adds or changes: {names}."
-    )
