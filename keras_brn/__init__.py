@@ -11,5 +11,7 @@ from keras_brn.monitor import RenormMonitor as RenormMonitor
 from keras_brn.monitor import measure_correction as measure_correction
 from keras_brn.ramp import LinearRamp as LinearRamp
 from keras_brn.ramp import linear_ramp as linear_ramp
+from keras_brn.recurrent import RenormLSTMCell as RenormLSTMCell
+from keras_brn.recurrent import RenormRNN as RenormRNN
 from keras_brn.schedule import RenormSchedule as RenormSchedule
 from keras_brn.version import __version__ as __version__

@@ -35,6 +35,7 @@ class StatisticsScope:
     def __enter__(self):
         _scopes().append(self)
         return self
+        return self
 
     def __exit__(self, *_):
         _scopes().pop()
