@@ -1,0 +1,223 @@
+"""Metric learning: embeddings of characters, compared on characters never seen.
+
+    python -m keras_brn.paper.metric_learning [--results results] [--out figures]
+
+Minibatches of P labels x K images are what section 4.3 of the paper takes its example from. A
+network that classifies some characters goes on to learn an embedding in such minibatches, in which
+images of other characters then find their like.
+"""
+
+import argparse
+import dataclasses
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_brn.convert import renormalize
+from keras_brn.paper.data.glyphs import load_glyphs
+from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.studies import run_study, save_study
+
+METHODS = {
+    "batchnorm": "batchnorm",
+    "frozen_batchnorm": "batchnorm, frozen",
+    "batch_renorm": "Batch Renorm",
+}
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+IMAGES_PER_LABEL = (2, 8, 16)
+_SHAPE, _WIDTH, _TEMPERATURE = (32, 32, 1), 8, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricRun:
+    """One training run, by Adam with a cosine.
+
+    Attributes:
+        method: One of `METHODS`. "frozen_batchnorm" trains all but the normalization, which stays
+            that of the network before.
+        images_per_label: Number of images of each label in a minibatch.
+        learning_rate: Of Adam at the start; it falls to zero by half a cosine.
+        seed: Integer that fixes the network before, the new weights and the images.
+        batch_size: Number of images of a step.
+        steps: Number of training steps.
+        base_steps: Number of steps of 32 independent images that the network before is trained.
+        momentum: Of the averages of mu and sigma.
+    """
+
+    method: str
+    images_per_label: int
+    learning_rate: float
+    seed: int = 0
+    batch_size: int = 32
+    steps: int = 1_000
+    base_steps: int = 1_000
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(
+                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
+            )
+
+
+def metric_runs(images_per_label=IMAGES_PER_LABEL, rates=LEARNING_RATES, seeds=range(3)):
+    """The runs of the comparison, first seeds first."""
+    return [
+        MetricRun(method, images, rate, seed)
+        for seed in seeds
+        for images in images_per_label
+        for method in METHODS
+        for rate in rates
+    ]
+
+
+def contrastive_loss(labels, embeddings):
+    """How unlikely images choose images of their label by their similarity.
+
+    Args:
+        labels: Integers (batch,) or (batch, 1).
+        embeddings: Tensor (batch, features) of unit vectors.
+
+    Returns:
+        Tensor (batch,): the mean of -log softmax over the images of the same label.
+
+    Source: Khosla et al. 2020, equation 2; with two images a label the N-pair loss of Sohn 2016.
+    """
+    labels = ops.reshape(labels, (-1, 1))
+    itself = ops.eye(ops.shape(embeddings)[0], dtype=embeddings.dtype)
+    same = ops.cast(labels == ops.transpose(labels), embeddings.dtype) - itself
+    similarity = ops.matmul(embeddings, ops.transpose(embeddings)) / _TEMPERATURE
+    log_share = ops.log_softmax(similarity - 1e9 * itself, axis=1)
+    return -ops.sum(same * log_share, axis=1) / ops.maximum(ops.sum(same, axis=1), 1)
+
+
+def recall_at_1(embeddings, labels):
+    """The share of the images whose nearest other image has the same label.
+
+    Args:
+        embeddings: Array (images, features) of unit vectors.
+        labels: Integers (images,).
+    """
+    similarity = embeddings @ embeddings.T
+    np.fill_diagonal(similarity, -np.inf)
+    return round(float(np.mean(labels[np.argmax(similarity, axis=1)] == labels)), 5)
+
+
+class _Batches(keras.utils.PyDataset):
+    def __init__(self, images, labels, steps, seed, batch_size, images_per_label=None):
+        super().__init__()
+        self.images, self.labels, self.steps = images, labels, steps
+        self.sampler = Sampler(labels, batch_size, seed, batch_size, images_per_label)
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step):
+        indices, _ = self.sampler.draw(step)
+        return _scaled(self.images[indices]), self.labels[indices]
+
+
+def _scaled(images):
+    return images.astype("float32") / 127.5 - 1
+
+
+def train_metric(run, data, base):
+    """The result of a run.
+
+    Args:
+        run: `MetricRun`.
+        data: Three `Images`: to train on, by which to choose, and for the test, of other labels.
+        base: As `base_network` returns it, of the seed of the run.
+
+    Returns:
+        Dict of recalls at 1, shares of 1: `choices` and `test`; and `before`, of the test with the
+        features of the network before.
+    """
+    train, choices, test = data
+    keras.utils.set_random_seed(run.seed)
+    features = keras.Model(base.input, keras.layers.UnitNormalization()(base.layers[-2].output))
+    before = _recall(features, test)
+    model = _embedding(base, run)
+    _compile(model, contrastive_loss, run.learning_rate, run.steps)
+    images, labels = train.train_images, train.train_labels
+    batches = _Batches(
+        images, labels, run.steps, run.seed + 1, run.batch_size, run.images_per_label
+    )
+    model.fit(batches, shuffle=False, verbose=0)
+    return {
+        "choices": _recall(model, choices),
+        "test": _recall(model, test),
+        "before": before,
+    }
+
+
+def _recall(model, images):
+    embeddings = model.predict(_scaled(images.validation_images), batch_size=500, verbose=0)
+    return recall_at_1(embeddings, images.validation_labels)
+
+
+def _embedding(base, run):
+    """A copy of a network with an embedding in the place of its last layer, and the normalization
+    of the run."""
+    copy = keras.models.clone_model(base)
+    copy.set_weights(base.get_weights())
+    x = keras.layers.Dense(64, use_bias=False)(copy.layers[-2].output)
+    model = keras.Model(copy.input, keras.layers.UnitNormalization()(x))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = run.momentum
+            layer.trainable = run.method != "frozen_batchnorm"  # Keras: else it is inference.
+    return renormalize(model) if run.method == "batch_renorm" else model
+
+
+def base_network(train, seed, steps):
+    """A network with batchnorm that classifies the labels to train on, by minibatches of 32
+    independent images."""
+    keras.utils.set_random_seed(seed)
+    model = small_inception(keras.layers.BatchNormalization, _SHAPE, train.classes, _WIDTH)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    _compile(model, loss, 3e-3, steps)
+    batches = _Batches(train.train_images, train.train_labels, steps, seed, 32)
+    model.fit(batches, shuffle=False, verbose=0)
+    return model
+
+
+def _compile(model, loss, learning_rate, steps):
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        loss,
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+
+
+def metric_data():
+    """150 characters to train on, 60 images of each; 50 for choices and 50 for the test, 40 images
+    of each: three `Images`."""
+    data = load_glyphs(60, 40, labels=250)
+    labels = np.arange(250)
+    return tuple(data.of_labels(labels[np.isin(labels % 5, k)]) for k in ([0, 1, 2], 3, 4))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m keras_brn.paper.metric_learning")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("figures"))
+    options = parser.parse_args(arguments)
+    data = metric_data()
+    base = functools.cache(lambda seed, steps: base_network(data[0], seed, steps))
+
+    def train(run):
+        result = train_metric(run, data, base(run.seed, run.base_steps))
+        print(run, result, flush=True)
+        return result
+
+    results = run_study(metric_runs(), train, options.results / "metric", data[0])
+    save_study(results, options.out / "metric_learning.json")
+
+
+if __name__ == "__main__":
+    main()
