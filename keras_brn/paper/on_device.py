@@ -579,19 +579,27 @@ def count_correct(network, training, weights, runs, pixels, labels, batches):
 
 
 def main():
+    programs = figure_3_paper_length()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny-imagenet", type=Path, required=True, help="zip, tar or folder")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--processes", type=int, default=0, help="that draw the images")
     parser.add_argument("--seconds", type=float, help="time limit; a later call goes on from there")
-    options = parser.parse_args()
-    train_on_device(
-        figure_3_paper_length(),
-        load_tiny_imagenet(options.tiny_imagenet),
-        options.results / "on_device",
-        processes=options.processes,
-        seconds=options.seconds,
+    parser.add_argument(
+        "--programs",
+        type=int,
+        nargs="+",
+        default=list(range(len(programs))),
+        choices=range(len(programs)),
+        help="which of those of `figure_3_paper_length`",
     )
+    options = parser.parse_args()
+    data = load_tiny_imagenet(options.tiny_imagenet)
+    folder = options.results / "on_device"
+    for k in options.programs:
+        train_on_device(
+            programs[k], data, folder, processes=options.processes, seconds=options.seconds
+        )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ Figures, their summaries and tables are made anew from stored runs, without trai
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -147,7 +148,8 @@ def completed_results(planned, results):
     Returns:
         Dict from a setting to a list of results.
     """
-    on_device = [("on_device", "tiny_imagenet", run) for run in figure_3_paper_length()]
+    programs = itertools.chain(*figure_3_paper_length())
+    on_device = [("on_device", "tiny_imagenet", run) for run in programs]
     completed = {setting: [] for setting in SETTINGS.values()}
     for setting, name, run in [*planned, *on_device]:
         result = completed_result(run, name, results / setting)

@@ -56,7 +56,7 @@ def by_content(runs):
 def test_runs_at_the_paper_length_are_the_stored_ones(tmp_path):
     """They are found by their configuration, in which batchnorm is held at (1, 0)."""
     take_over_runs(FIGURES, tmp_path)
-    planned = figure_3_paper_length()
+    planned = [run for program in figure_3_paper_length() for run in program]
     assert {(run.steps, run.normalization) for run in planned} == {(130_000, "batch_renorm")}
     for run in planned:
         assert ((run.r_max, run.d_max) == (1.0, 0.0)) == run.name.startswith("batchnorm")
