@@ -119,7 +119,6 @@ COMPARISONS = {
             "batch_renorm_noniid": "Batch Renorm, few labels",
         },
         compared=(
-            "batchnorm",
             "batchnorm_noniid",
             "batchnorm_noniid_batchstats",
             "batch_renorm_noniid",
