@@ -61,7 +61,7 @@ def test_runs_at_the_paper_length_are_the_stored_ones(tmp_path):
     for run in planned:
         assert ((run.r_max, run.d_max) == (1.0, 0.0)) == run.name.startswith("batchnorm")
     completed = reproduce.completed_results([], tmp_path)
-    assert len(completed["on_device"]) == len(planned) == 6
+    assert len(completed["on_device"]) == len(planned) == 12
     assert all(len(result["accuracy"]) == 26 for result in completed["on_device"])
 
 
