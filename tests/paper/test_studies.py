@@ -1,0 +1,127 @@
+"""Small experiments: what is kept, what is chosen, and that their runs train."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from keras_brn.paper import metric_learning, recurrent
+from keras_brn.paper.data.glyphs import load_glyphs
+from keras_brn.paper.data.images import hold_out
+from keras_brn.paper.studies import load_study, run_study, save_study, summarize_study
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    method: str
+    learning_rate: float
+    seed: int
+
+
+RUNS = [
+    Run(method, rate, seed) for method in ("a", "b") for rate in (0.1, 0.2) for seed in range(3)
+]
+
+
+def result(run):
+    """Rate .2 is better on `choices`, .1 on `test`."""
+    gain = 1 + run.seed if run.method == "b" else 0
+    return {"choices": run.learning_rate, "test": -run.learning_rate + 0.1 * gain}
+
+
+def test_a_study_is_kept_and_goes_on(tmp_path):
+    made = []
+
+    def train(run):
+        made.append(run)
+        return result(run)
+
+    run_study(RUNS[:5], train, tmp_path)
+    results = run_study(RUNS, train, tmp_path)
+    assert made == RUNS
+    save_study(results, tmp_path / "study.json")
+    assert load_study(tmp_path / "study.json") == [
+        {**dataclasses.asdict(run), **result(run)} for run in RUNS
+    ]
+
+
+def test_the_rate_is_chosen_on_choices_and_the_difference_paired():
+    results = [{**dataclasses.asdict(run), **result(run)} for run in RUNS]
+    summary = summarize_study(results, (), ["test"], "a")
+    mean, difference = summary["b", ()]["test"]
+    assert summary["b", ()]["learning_rate"] == 0.2
+    assert mean["seeds"] == difference["seeds"] == 3
+    np.testing.assert_allclose([mean["value"], difference["value"]], [0.0, 0.2], atol=1e-7)
+    half = 0.1 * 4.302653 / np.sqrt(3)  # t of 2 degrees of freedom.
+    np.testing.assert_allclose(difference["low"], 0.2 - half, atol=1e-5)
+
+
+def test_contrastive_loss_and_recall_by_hand():
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    labels = np.array([0, 0, 0, 1, 1, 2])  # The last one has none of its like.
+    expected = np.zeros(6)
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        total = sum(np.exp(x[i] @ x[j] / 0.1) for j in others)
+        alike = [j for j in others if labels[j] == labels[i]]
+        if alike:
+            expected[i] = -np.mean([np.log(np.exp(x[i] @ x[j] / 0.1) / total) for j in alike])
+    loss = metric_learning.contrastive_loss(labels[:, None], keras.ops.convert_to_tensor(x))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(loss), expected, rtol=1e-4, atol=1e-4)
+    x = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0.2, 0.8]])
+    assert metric_learning.recall_at_1(x, np.array([0, 0, 1, 1, 0])) == 0.8
+
+
+@pytest.mark.parametrize("method", metric_learning.METHODS)
+def test_metric_runs(method):
+    data = load_glyphs(4, 4, labels=40)
+    labels = np.arange(40)
+    data = tuple(data.of_labels(labels[labels % 3 == k]) for k in range(3))
+    base = metric_learning.base_network(data[0], 0, 2)
+    before = [w.copy() for w in base.get_weights()]
+    run = metric_learning.MetricRun(method, 2, 1e-3, batch_size=8, steps=2)
+    result = metric_learning.train_metric(run, data, base)
+    assert set(result) == {"choices", "test", "before"}
+    assert all(0 <= value <= 1 for value in result.values())
+    for weight, kept in zip(base.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, kept)
+
+
+@pytest.mark.parametrize("method", set(recurrent.METHODS) - {"batchnorm_per_step"})
+def test_recurrent_runs(method):
+    data, choices = hold_out(load_glyphs(4, 2, labels=recurrent.LABELS), per_label=2)
+    run = recurrent.RecurrentRun(method, 4, 1e-3, images_seen=8, units=4)
+    result = recurrent.train_recurrent(run, data, choices)
+    assert set(result) == {"choices", "test", "longer"}
+    assert all(0 <= value <= 1 for value in result.values())
+
+
+def test_each_time_step_has_averages_of_its_own():
+    run = recurrent.RecurrentRun("batchnorm_per_step", 4, 1e-3, units=2)
+    model = recurrent.recurrent_network(run)
+    x = np.random.default_rng(0).normal(size=(4, recurrent.LENGTH, 32)).astype("float32")
+    x *= np.arange(recurrent.LENGTH)[:, None]
+    model(x, training=True)
+    norm = model.layers[1].cell.input_norm
+    means = [keras.ops.convert_to_numpy(step.moving_mean) for step in norm.steps]
+    kernel = keras.ops.convert_to_numpy(model.layers[1].cell.kernel)
+    expected = 0.01 * (x @ kernel).mean(0)
+    np.testing.assert_allclose(means, expected, atol=1e-4)
+
+
+def test_sequences_end_as_in_training():
+    images = np.zeros((3, 32, 32, 1), "uint8")
+    images[:, 0] = 255  # The first row of an image.
+    short, long = (
+        recurrent.sequences(images, length, np.random.default_rng(0)) for length in (40, 80)
+    )
+    np.testing.assert_array_equal(short, long[:, 40:])
+    assert not long[:, :40].any()
+
+
+def test_unknown_methods_are_refused():
+    for run in (metric_learning.MetricRun, recurrent.RecurrentRun):
+        with pytest.raises(ValueError, match="`method` must be one of .* Received: method='none'"):
+            run("none", 2, 1e-3)
