@@ -27,8 +27,8 @@ METHODS = {
     "frozen_batchnorm": "batchnorm, frozen",
     "batch_renorm": "Batch Renorm",
 }
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-IMAGES_PER_LABEL = (2, 8, 16)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+IMAGES_PER_LABEL = (8,)
 _SHAPE, _WIDTH, _TEMPERATURE = (32, 32, 1), 8, 0.1
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_brn.paper.data.files import digest_of
 from keras_brn.paper.records import locked_error, provenance, read_json, run_lock, write_json
-from keras_brn.paper.results.statistics import difference_interval, mean_interval
 
 
 def run_study(runs, train, folder, data=None):
@@ -60,50 +59,3 @@ def save_study(results, path):
 def load_study(path):
     """The results, without provenance, that `save_study` wrote."""
     return read_json(path)["runs"]
-
-
-def with_best_rate(results):
-    """Those of the results, of one method in one setting, whose learning rate has the greatest mean
-    of `choices`: dict from seed to result."""
-    by_rate = {}
-    for result in results:
-        by_rate.setdefault(result["learning_rate"], {})[result["seed"]] = result
-    return max(
-        by_rate.values(),
-        key=lambda by_seed: np.mean([result["choices"] for result in by_seed.values()]),
-    )
-
-
-def summarize_study(results, settings, quantities, baseline):
-    """Means over the seeds, and differences to the baseline in the same setting.
-
-    Args:
-        results: As `run_study` returns them.
-        settings: Names of the attributes that make a setting.
-        quantities: Names of the numbers to summarize.
-        baseline: Method that the others are compared with.
-
-    Returns:
-        Dict from a pair, the method and the tuple of its setting, to a dict from a quantity to a
-        pair of estimates, the mean and the difference; and of `learning_rate`.
-    """
-    cells = {}
-    for result in results:
-        setting = tuple(result[name] for name in settings)
-        cells.setdefault((result["method"], setting), []).append(result)
-    chosen = {cell: with_best_rate(of_cell) for cell, of_cell in cells.items()}
-    summary = {}
-    for (method, setting), by_seed in chosen.items():
-        others = chosen[baseline, setting]
-        seeds = sorted(by_seed.keys() & others.keys())
-        summary[method, setting] = {
-            name: (
-                mean_interval(result[name] for result in by_seed.values()),
-                difference_interval(
-                    [by_seed[seed][name] for seed in seeds], [others[seed][name] for seed in seeds]
-                ),
-            )
-            for name in quantities
-        }
-        summary[method, setting]["learning_rate"] = next(iter(by_seed.values()))["learning_rate"]
-    return summary

@@ -9,7 +9,8 @@ import pytest
 from keras_brn.paper import metric_learning, recurrent
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
-from keras_brn.paper.studies import load_study, run_study, save_study, summarize_study
+from keras_brn.paper.results.studies import summarize_study
+from keras_brn.paper.studies import load_study, run_study, save_study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ def test_the_rate_is_chosen_on_choices_and_the_difference_paired():
     summary = summarize_study(results, (), ["test"], "a")
     mean, difference = summary["b", ()]["test"]
     assert summary["b", ()]["learning_rate"] == 0.2
+    assert summary["a", ()]["test"][1] is None
     assert mean["seeds"] == difference["seeds"] == 3
     np.testing.assert_allclose([mean["value"], difference["value"]], [0.0, 0.2], atol=1e-7)
     half = 0.1 * 4.302653 / np.sqrt(3)  # t of 2 degrees of freedom.

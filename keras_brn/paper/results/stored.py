@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+from keras_brn.paper.metric_learning import METHODS
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
+from keras_brn.paper.results.studies import study_table, summarize_study
 from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
 from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
+from keras_brn.paper.studies import load_study
 
 
 def stored_tables(folder):
@@ -45,4 +48,8 @@ def stored_tables(folder):
         tables |= momentum_tables(stored["momentum"])
     if of_fine_tuning := summary("fine_tuning"):
         tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
+    if (folder / "metric_learning.json").exists():
+        results = load_study(folder / "metric_learning.json")
+        of_metric = summarize_study(results, (), ["test"], "batchnorm")
+        tables["metric learning"] = study_table(of_metric, METHODS, {"test": "recall at 1"})
     return tables

@@ -1,0 +1,80 @@
+"""The numbers of small experiments (`keras_brn.paper.studies`), and their table."""
+
+import numpy as np
+
+from keras_brn.paper.results.statistics import difference_interval, mean_interval
+from keras_brn.paper.results.tables import format_percent, format_points, markdown
+
+
+def with_best_rate(results):
+    """Those of the results, of one method in one setting, whose learning rate has the greatest mean
+    of `choices`: dict from seed to result."""
+    by_rate = {}
+    for result in results:
+        by_rate.setdefault(result["learning_rate"], {})[result["seed"]] = result
+    return max(
+        by_rate.values(),
+        key=lambda by_seed: np.mean([result["choices"] for result in by_seed.values()]),
+    )
+
+
+def summarize_study(results, settings, quantities, baseline):
+    """Means over the seeds, and differences to the baseline in the same setting.
+
+    Args:
+        results: As `run_study` returns them.
+        settings: Names of the attributes that make a setting.
+        quantities: Names of the numbers to summarize.
+        baseline: Method that the others are compared with.
+
+    Returns:
+        Dict from a pair, the method and the tuple of its setting, to a dict from a quantity to a
+        pair of estimates, the mean and the difference (`None` for the baseline); and of
+        `learning_rate`.
+    """
+    cells = {}
+    for result in results:
+        setting = tuple(result[name] for name in settings)
+        cells.setdefault((result["method"], setting), []).append(result)
+    chosen = {cell: with_best_rate(of_cell) for cell, of_cell in cells.items()}
+    summary = {}
+    for (method, setting), by_seed in chosen.items():
+        others = chosen[baseline, setting]
+        summary[method, setting] = {
+            name: (
+                mean_interval(result[name] for result in by_seed.values()),
+                _difference(by_seed, others, name) if method != baseline else None,
+            )
+            for name in quantities
+        }
+        summary[method, setting]["learning_rate"] = next(iter(by_seed.values()))["learning_rate"]
+    return summary
+
+
+def _difference(by_seed, others, name):
+    seeds = sorted(by_seed.keys() & others.keys())
+    return difference_interval(
+        [by_seed[seed][name] for seed in seeds], [others[seed][name] for seed in seeds]
+    )
+
+
+def study_table(summary, labels, quantities):
+    """Markdown: for each method and setting the learning rate, and of each quantity the mean in
+    percent and the difference to the baseline in points.
+
+    Args:
+        summary: As `summarize_study` returns it.
+        labels: Dict from a method to what the table calls it.
+        quantities: Dict from the names of the numbers to their headings.
+    """
+    heading = ["", "learning rate"]
+    for name in quantities.values():
+        heading += [name, "difference, points"]
+    rows = []
+    for (method, setting), values in summary.items():
+        row = [", ".join([labels[method], *map(str, setting)]), f"{values['learning_rate']:g}"]
+        for name in quantities:
+            mean, difference = values[name]
+            row += [format_percent(mean), format_points(difference)]
+        rows.append(row)
+    return markdown(heading, rows)
