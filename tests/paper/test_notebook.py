@@ -33,6 +33,7 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
     "figure4": ({}, None, "image/png"),  # Shows the stored runs.
     "figure5": ({}, None, "layer normalization"),
     "cost": ({}, None, "mu and sigma, one by one, ms"),
+    "metric_learning": ({}, None, "Batch Renorm"),  # Shows the stored runs.
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
 
