@@ -160,10 +160,10 @@ def spread(images_per_label=2):
 
 
 def figure_3_paper_length():
-    """Figure 3 at the length of the paper, for two programs of `train_on_device`: seed 0 of 4 labels
-    x 8, with the same labels spread over the groups, and of the paper's own 16 x 2; and seeds 1 and
-    2 of what 4 x 8 costs and Batch Renorm recovers. Batchnorm is Batch Renorm held at r_max=1 and
-    d_max=0."""
+    """Figure 3 at the length of the paper, for two programs of `train_on_device`: seed 0 of 4
+    labels x 8, with the same labels spread over the groups, and of the paper's own 16 x 2; and
+    seeds 1 and 2 of what 4 x 8 costs and Batch Renorm recovers. Batchnorm is Batch Renorm held at
+    r_max=1 and d_max=0."""
     independent, few, _, renorm = figure_3(8)
     _, pairs, _, renorm_pairs = figure_3(2)
     compared = [*spread(8), few, renorm]
