@@ -584,7 +584,9 @@ def main():
     parser.add_argument("--tiny-imagenet", type=Path, required=True, help="zip, tar or folder")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--processes", type=int, default=0, help="that draw the images")
-    parser.add_argument("--seconds", type=float, help="time limit; a later call goes on from there")
+    parser.add_argument(
+        "--seconds", type=float, help="time limit of each program; a later call goes on from there"
+    )
     parser.add_argument(
         "--programs",
         type=int,

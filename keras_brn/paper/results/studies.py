@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_brn.paper.results.statistics import difference_interval, mean_interval
+from keras_brn.paper.results.statistics import mean_interval
+from keras_brn.paper.results.summaries import paired_difference
 from keras_brn.paper.results.tables import format_percent, format_points, markdown
 
 
@@ -39,23 +40,16 @@ def summarize_study(results, settings, quantities, baseline):
     chosen = {cell: with_best_rate(of_cell) for cell, of_cell in cells.items()}
     summary = {}
     for (method, setting), by_seed in chosen.items():
-        others = chosen[baseline, setting]
-        summary[method, setting] = {
-            name: (
-                mean_interval(result[name] for result in by_seed.values()),
-                _difference(by_seed, others, name) if method != baseline else None,
+        summary[method, setting] = {}
+        for name in quantities:
+            values, others = (
+                {seed: result[name] for seed, result in of_seeds.items()}
+                for of_seeds in (by_seed, chosen[baseline, setting])
             )
-            for name in quantities
-        }
+            difference = paired_difference(values, others) if method != baseline else None
+            summary[method, setting][name] = mean_interval(values.values()), difference
         summary[method, setting]["learning_rate"] = next(iter(by_seed.values()))["learning_rate"]
     return summary
-
-
-def _difference(by_seed, others, name):
-    seeds = sorted(by_seed.keys() & others.keys())
-    return difference_interval(
-        [by_seed[seed][name] for seed in seeds], [others[seed][name] for seed in seeds]
-    )
 
 
 def study_table(summary, labels, quantities):

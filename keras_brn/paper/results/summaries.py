@@ -55,7 +55,7 @@ def summarize_figure(runs, figure, images_per_label=2):
         ),
         "accuracy": {name: accuracy_interval(by_seed) for name, by_seed in accuracy.items()},
         "differences": {
-            f"{name} - {baseline}": _difference(accuracy[name], accuracy[baseline])
+            f"{name} - {baseline}": paired_difference(accuracy[name], accuracy[baseline])
             for name, baseline, _ in comparison.differences
             if _have_common_seeds(accuracy, name, baseline)
         },
@@ -133,7 +133,8 @@ def _paired(*columns):
     return [[column[seed] for seed in seeds] for column in columns]
 
 
-def _difference(values, baselines):
+def paired_difference(values, baselines):
+    """Estimate of the difference of two dicts from the seed to a number, over common seeds."""
     return difference_interval(*_paired(values, baselines))
 
 
@@ -182,7 +183,7 @@ def summarize_group_sizes(runs):
         },
         "differences": {
             f"batch_renorm - {other}": {
-                size: _difference(by_seed, accuracy[other][size])
+                size: paired_difference(by_seed, accuracy[other][size])
                 for size, by_seed in accuracy["batch_renorm"].items()
             }
             for other in others
@@ -233,7 +234,7 @@ def summarize_fine_tuning(results):
             summary[str(batch_size)] = {
                 "accuracy": {name: accuracy_interval(column) for name, column in common.items()},
                 "differences": {
-                    f"{name} - {baseline}": _difference(common[name], common[baseline])
+                    f"{name} - {baseline}": paired_difference(common[name], common[baseline])
                     for baseline, name in itertools.combinations(NORMALIZATIONS, 2)
                 },
             }
