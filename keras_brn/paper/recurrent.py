@@ -9,6 +9,7 @@ sequences of twice the length.
 
 import argparse
 import dataclasses
+import functools
 from pathlib import Path
 
 import keras
@@ -31,6 +32,8 @@ METHODS = {
 }
 LENGTH, IMAGE_ROWS, LABELS = 40, 32, 50
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+GAMMAS = (0.1, 0.3, 1.0)
+SEARCH_SEED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +44,19 @@ class RecurrentRun:
         method: One of `METHODS`.
         images_per_step: Number of images of a step, which are normalized together.
         learning_rate: Of Adam at the start; it falls to zero by half a cosine.
+        gamma: Where the scales of the normalizations start; `None` without normalization.
         seed: Integer that fixes the weights and the images.
         images_seen: Number of images of the whole run.
         units: Number of outputs of the LSTM.
-        momentum: Of the averages of mu and sigma.
     """
 
     method: str
     images_per_step: int
     learning_rate: float
+    gamma: float | None
     seed: int = 0
     images_seen: int = 32_000
     units: int = 64
-    momentum: float = 0.99
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -66,24 +69,48 @@ class RecurrentRun:
         """The number of training steps."""
         return self.images_seen // self.images_per_step
 
+    @property
+    def momentum(self):
+        """Of the averages of mu and sigma: what was best in Figure 6 for this number of steps."""
+        return min(0.99, max(0.0, 1 - 100 / self.steps))
 
-def recurrent_runs(images_per_step=(4, 32), rates=LEARNING_RATES, seeds=range(3)):
-    """The runs of the comparison, first seeds first."""
+
+def search_runs(images_per_step=(4, 32)):
+    """The runs that choose the learning rate and gamma of each method and size."""
     return [
-        RecurrentRun(method, size, rate, seed)
-        for seed in seeds
+        RecurrentRun(method, size, rate, gamma, SEARCH_SEED)
         for size in images_per_step
         for method in METHODS
-        for rate in rates
+        for rate in LEARNING_RATES
+        for gamma in ([None] if method == "plain" else GAMMAS)
+    ]
+
+
+def reported_runs(search, seeds=range(3)):
+    """The runs of the comparison: of each method and size those settings that were best.
+
+    Args:
+        search: Results of `search_runs`.
+        seeds: Iterable of integers, all of them other than `SEARCH_SEED`.
+    """
+    best = {}
+    for result in search:
+        key = result["method"], result["images_per_step"]
+        if key not in best or result["choices"] > best[key]["choices"]:
+            best[key] = result
+    return [
+        RecurrentRun(method, size, result["learning_rate"], result["gamma"], seed)
+        for seed in seeds
+        for (method, size), result in best.items()
     ]
 
 
 class _Cell(RenormLSTMCell):
     """The same cell with another normalization."""
 
-    def __init__(self, units, kind, **kwargs):
+    def __init__(self, units, kind, gamma):
         self.kind = kind
-        super().__init__(units, **kwargs)
+        super().__init__(units, gamma=gamma)
 
     def normalization(self, name, center):
         return self.kind(
@@ -140,17 +167,16 @@ def _recurrent_layer(run):
     if run.method == "plain":
         return keras.layers.LSTM(run.units)
     if run.method == "layer_norm":
-        cell = _Cell(run.units, lambda **kwargs: keras.layers.LayerNormalization(**kwargs))
+        cell = _Cell(run.units, keras.layers.LayerNormalization, run.gamma)
         return keras.layers.RNN(cell)
     if run.method == "batchnorm_per_step":
-        cell = _Cell(run.units, lambda **kwargs: PerTimeStep(run.momentum, **kwargs))
+        cell = _Cell(run.units, functools.partial(PerTimeStep, run.momentum), run.gamma)
         return PerTimeStepRNN(cell, unroll=True)
     r_max, d_max = (1, 0) if run.method == "batchnorm" else (3, 5)
-
-    def normalization(**kwargs):
-        return BatchRenormalization(r_max=r_max, d_max=d_max, momentum=run.momentum, **kwargs)
-
-    return RenormRNN(_Cell(run.units, normalization))
+    normalization = functools.partial(
+        BatchRenormalization, r_max=r_max, d_max=d_max, momentum=run.momentum
+    )
+    return RenormRNN(_Cell(run.units, normalization, run.gamma))
 
 
 def sequences(images, length, rng):
@@ -196,11 +222,11 @@ def train_recurrent(run, data, choices):
     Args:
         run: `RecurrentRun`.
         data: `Images` of `LABELS` labels.
-        choices: Pair of uint8 images and labels, by which learning rates are chosen.
+        choices: Pair of uint8 images and labels, by which learning rates and gammas are chosen.
 
     Returns:
-        Dict of accuracies, shares of 1: `choices`; `test`, of sequences as in training; `longer`,
-        of the same images in sequences of twice the length.
+        Dict of accuracies, shares of 1: `choices`, by which settings are chosen; `test`, of
+        sequences as in training; `longer`, of the same images in sequences of twice the length.
     """
     keras.utils.set_random_seed(run.seed)
     model = recurrent_network(run)
@@ -244,8 +270,10 @@ def main(arguments=None):
         print(run, result, flush=True)
         return result
 
-    results = run_study(recurrent_runs(), train, options.results / "recurrent", data)
-    save_study(results, options.out / "recurrent.json")
+    folder = options.results / "recurrent"
+    search = run_study(search_runs(), train, folder, data)
+    results = run_study(reported_runs(search), train, folder, data)
+    save_study(search + results, options.out / "recurrent.json")
 
 
 if __name__ == "__main__":

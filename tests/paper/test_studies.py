@@ -98,14 +98,14 @@ def test_metric_runs(method, metric_data_and_base):
 @pytest.mark.parametrize("method", ["layer_norm", "batch_renorm"])
 def test_recurrent_runs(method):
     data, choices = hold_out(load_glyphs(4, 2, labels=recurrent.LABELS), per_label=2)
-    run = recurrent.RecurrentRun(method, 4, 1e-3, images_seen=8, units=4)
+    run = recurrent.RecurrentRun(method, 4, 1e-3, 0.1, images_seen=8, units=4)
     result = recurrent.train_recurrent(run, data, choices)
     assert set(result) == {"choices", "test", "longer"}
     assert all(0 <= value <= 1 for value in result.values())
 
 
 def test_each_time_step_has_averages_of_its_own():
-    run = recurrent.RecurrentRun("batchnorm_per_step", 4, 1e-3, units=2)
+    run = recurrent.RecurrentRun("batchnorm_per_step", 4, 1e-3, 0.1, units=2)
     model = recurrent.recurrent_network(run)
     x = np.random.default_rng(0).normal(size=(4, recurrent.LENGTH, 32)).astype("float32")
     x *= np.arange(recurrent.LENGTH)[:, None]
@@ -115,6 +115,17 @@ def test_each_time_step_has_averages_of_its_own():
     kernel = keras.ops.convert_to_numpy(model.layers[1].cell.kernel)
     expected = 0.01 * (x @ kernel).mean(0)
     np.testing.assert_allclose(means, expected, atol=1e-4)
+
+
+def test_other_seeds_choose_the_settings():
+    search = [
+        {**dataclasses.asdict(run), "choices": (run.gamma == 0.3) + run.learning_rate}
+        for run in recurrent.search_runs((4,))
+    ]
+    reported = recurrent.reported_runs(search)
+    assert len(reported) == 3 * len(recurrent.METHODS)
+    assert {(run.learning_rate, run.gamma) for run in reported} == {(0.01, 0.3), (0.01, None)}
+    assert not {run.seed for run in reported} & {run["seed"] for run in search}
 
 
 def test_sequences_end_as_in_training():
@@ -128,6 +139,8 @@ def test_sequences_end_as_in_training():
 
 
 def test_unknown_methods_are_refused():
-    for run in (metric_learning.MetricRun, recurrent.RecurrentRun):
-        with pytest.raises(ValueError, match="`method` must be one of .* Received: method='none'"):
-            run("none", 2, 1e-3)
+    expected = "`method` must be one of .* Received: method='none'"
+    with pytest.raises(ValueError, match=expected):
+        metric_learning.MetricRun("none", 2, 1e-3)
+    with pytest.raises(ValueError, match=expected):
+        recurrent.RecurrentRun("none", 2, 1e-3, 0.1)
