@@ -113,7 +113,7 @@ def test_each_time_step_has_averages_of_its_own():
     norm = model.layers[1].cell.input_norm
     means = [keras.ops.convert_to_numpy(step.moving_mean) for step in norm.steps]
     kernel = keras.ops.convert_to_numpy(model.layers[1].cell.kernel)
-    expected = 0.01 * (x @ kernel).mean(0)
+    expected = (1 - run.momentum) * (x @ kernel).mean(0)
     np.testing.assert_allclose(means, expected, atol=1e-4)
 
 
