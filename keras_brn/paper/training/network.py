@@ -74,11 +74,12 @@ def compiled_model(experiment, data):
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=experiment.label_smoothing
     )
-    losses, weights, metrics = loss, None, ["accuracy"]
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    losses, weights, metrics = loss, None, [accuracy]
     if experiment.auxiliary_weight:
         losses = {"logits": loss, "auxiliary_logits": loss}
         weights = {"logits": 1.0, "auxiliary_logits": experiment.auxiliary_weight}
-        metrics = {"logits": ["accuracy"]}
+        metrics = {"logits": [accuracy]}
     model.compile(
         _optimizer(experiment),
         loss=losses,
@@ -87,6 +88,8 @@ def compiled_model(experiment, data):
         # XLA makes TensorFlow slower on a CPU.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
+    # TensorFlow traces a step twice if the first trace makes variables.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
