@@ -19,19 +19,16 @@ FIGURES = NOTEBOOKS.parent / "figures"
 FIGURE = {
     "STEPS": 8,
     "CHANGES": {"evaluations": 2, "batch_size": 32, "width": 1},
-    "GLYPHS": {"train_per_label": 8},
+    "GLYPHS": {"train_per_label": 8, "labels": 80},
 }
-TUNING = {"CHANGES": {"epochs": 1}, "PRETRAINING_STEPS": 1, "WIDTH": 1, "TRAIN_PER_LABEL": 1}
+TUNING = {"CHANGES": {"epochs": 1}, "BASE": {"steps": 1, "width": 1}, "TRAIN_PER_LABEL": 1}
 EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the table.
     "figure1": (FIGURE, 2, "Batch Renorm, groups of 32"),
     "figure2": (FIGURE, 3, "share of batchnorm's deficit that Batch Renorm recovers"),
-    "figure3": (
-        {**FIGURE, "GLYPHS": {"train_per_label": 8, "labels": 80}},
-        5,
-        "share of the deficit to independent images recovered: halves",
-    ),
+    "figure3": (FIGURE, 5, "share of the deficit to independent images recovered: halves"),
     "figure4": ({}, None, "image/png"),  # Shows the stored runs.
     "figure5": ({}, None, "layer normalization"),
+    "cluster": ({}, 2, "Batch Renorm, groups of 32"),  # A rehearsal, on one worker.
     "cost": ({}, None, "mu and sigma, one by one, ms"),
     "metric_learning": ({}, None, "Batch Renorm"),  # Shows the stored runs.
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
@@ -39,7 +36,7 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "figure1"])
+@pytest.mark.parametrize("name", EXPECTED)
 def test_notebook_runs(tmp_path, name):
     parameters, runs, row = EXPECTED[name]
     if runs is not None:
@@ -93,45 +90,46 @@ SMALL = {
         "steps": 4,
         "evaluations": 2,
     },
-    "BACKUPS": 2,
+    "TRAIN": {"backups": 2},
 }
 INCEPTION = {
     "IMAGENET": {"size": 107},
     "CHANGES": {"batch_size": 64, "steps": 2, "evaluations": 1},
+    "TRAIN": {},
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, small, runs",
+    "figure, small, runs",
     [
-        ("figure1", SMALL, 2),
-        pytest.param("figure1", INCEPTION, 2, marks=pytest.mark.long),
-        pytest.param("figure2", SMALL, 3, marks=pytest.mark.long),
-        pytest.param("figure3", SMALL, 4, marks=pytest.mark.long),
+        (1, SMALL, 2),
+        pytest.param(1, INCEPTION, 2, marks=pytest.mark.long),
+        pytest.param(2, SMALL, 3, marks=pytest.mark.long),
+        pytest.param(3, SMALL, 4, marks=pytest.mark.long),
     ],
 )
-def test_workers_run_a_notebook_on_imagenet(
-    tmp_path, name, small, runs, imagenet_folder, monkeypatch
+def test_workers_run_the_notebook_for_clusters_on_imagenet(
+    tmp_path, figure, small, runs, imagenet_folder, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(imagenet_folder / "cache"))
     folder = shutil.copytree(imagenet_folder / "data", tmp_path / "data")
-    if name == "figure3":  # It evaluates on pairs of a label, which 20 validation images have not.
+    if figure == 3:  # It evaluates on pairs of a label, which 20 validation images have not.
         (path,) = folder.glob("**/labels.npz")
         labels = dict(np.load(path))
         np.savez(path, **{**labels, "validation": np.arange(len(labels["validation"])) // 2})
     parameters = {
-        **small,
-        "SCALE": "imagenet",
-        "DATA": str(folder),
+        "FIGURE": figure,
+        "IMAGENET": {**small["IMAGENET"], "data_dir": str(folder)},
         "RESULTS": str(tmp_path / "results"),
-        "LOG_DIR": str(tmp_path / "logs"),
+        "TRAIN": {**small["TRAIN"], "log_dir": str(tmp_path / "logs")},
+        "CHANGES": small["CHANGES"],
     }
     arguments = ["--cwd", str(NOTEBOOKS), "-k", "python3", "--no-progress-bar"]
-    notebooks = [str(NOTEBOOKS / f"{name}.ipynb"), str(tmp_path / "out%t.ipynb")]
+    notebooks = [str(NOTEBOOKS / "cluster.ipynb"), str(tmp_path / "out%t.ipynb")]
     command = [sys.executable, "-m", "papermill", *notebooks, *arguments]
     assert wait(start([*command, "-y", json.dumps(parameters)], 2)) == 0
-    row = EXPECTED[name][2]
+    row = {1: "Batch Renorm, groups of 32", 2: "groups of 4", 3: "halves"}[figure]
     for worker in range(2):
         cells = nbformat.read(tmp_path / f"out{worker}.ipynb", 4).cells
         said = "".join(str(cell.get("outputs")) for cell in cells)
