@@ -76,11 +76,15 @@ class RecurrentRun:
 
 
 def search_runs(images_per_step=(4, 32)):
-    """The runs that choose the learning rate and gamma of each method and size."""
+    """The runs that choose the learning rate and gamma of each method and size.
+
+    Averages for each time step are left out with fewer than 32 images, where they learn nothing.
+    """
     return [
         RecurrentRun(method, size, rate, gamma, SEARCH_SEED)
         for size in images_per_step
         for method in METHODS
+        if method != "batchnorm_per_step" or size >= 32
         for rate in LEARNING_RATES
         for gamma in ([None] if method == "plain" else GAMMAS)
     ]

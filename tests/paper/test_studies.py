@@ -120,7 +120,7 @@ def test_each_time_step_has_averages_of_its_own():
 def test_other_seeds_choose_the_settings():
     search = [
         {**dataclasses.asdict(run), "choices": (run.gamma == 0.3) + run.learning_rate}
-        for run in recurrent.search_runs((4,))
+        for run in recurrent.search_runs((32,))
     ]
     reported = recurrent.reported_runs(search)
     assert len(reported) == 3 * len(recurrent.METHODS)
