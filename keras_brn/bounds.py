@@ -41,7 +41,8 @@ class Bounds:
         """Gives `layer` the variables `calls` and `calls_per_step`, (), and the ramp's, (3, 2).
 
         The counts are floats, which are exact up to 16 million: what averages or mixes the weights
-        of models (target networks, federated learning) then needs no exception for them.
+        of models (target networks, federated learning) then needs no exception for them. On
+        PyTorch, where a `state_dict` holds all variables, the ramp is Python numbers alone.
         """
 
         def add(name, value, dtype):
@@ -56,13 +57,13 @@ class Bounds:
 
         self.calls = add("calls", self._step * self._calls_per_step, dtype)
         self.calls_per_step = add("calls_per_step", self._calls_per_step, dtype)
-        self._coefficients = add("ramp", self._values(), dtype)
+        if keras.backend.backend() != "torch":
+            self._coefficients = add("ramp", self._values(), dtype)
 
     @property
-    def variables(self):
-        """The variables of the count and of the ramp, once they are built."""
-        built = self.calls is not None
-        return [self.calls, self.calls_per_step, self._coefficients] if built else []
+    def ramp_variables(self):
+        """Those that are configuration and no weights: the ramp, where it is in a variable."""
+        return [] if self._coefficients is None else [self._coefficients]
 
     def in_training(self, dtype):
         """`(r_max, d_max)` of this call in training, numbers or tensors; and counts the call."""
@@ -73,7 +74,9 @@ class Bounds:
                 return self._on_the_host(calls // self._calls_per_step)
         calls = ops.convert_to_tensor(self.calls)
         step = ops.floor(calls / ops.convert_to_tensor(self.calls_per_step))
-        slope, intercept, final = ops.unstack(ops.convert_to_tensor(self._coefficients), num=3)
+        coefficients = self._host_values if self._coefficients is None else self._coefficients
+        coefficients = ops.convert_to_tensor(coefficients, calls.dtype)
+        slope, intercept, final = ops.unstack(coefficients, num=3)
         low = ops.convert_to_tensor([1.0, 0.0], calls.dtype)
         bounds = ops.minimum(ops.maximum(slope * step + intercept, low), final)
         self.calls.assign_add(1)

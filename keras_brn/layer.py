@@ -326,7 +326,7 @@ class BatchRenormalization(keras.layers.Layer):
 
     @property
     def weights(self):
-        ramp = self._bounds.variables[2:]
+        ramp = self._bounds.ramp_variables
         return [weight for weight in super().weights if all(weight is not each for each in ramp)]
 
     def save_own_variables(self, store):

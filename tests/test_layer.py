@@ -464,6 +464,25 @@ def test_files_of_version_0_1_load(tmp_path, rng):
     assert (layer.step, layer.r_max, layer.d_max) == (12, 3, 5)
 
 
+NAMES = ("gamma", "beta", "moving_mean", "moving_stddev", "calls", "calls_per_step")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="of PyTorch")
+def test_a_state_dict_brings_the_step_and_not_the_ramp(rng):
+    def model(ramp):
+        return keras.Sequential([keras.Input((3,)), BatchRenormalization(schedule=ramp)])
+
+    x = rng.normal(size=(8, 3)).astype("float32")
+    trained, other = model(LinearRamp(0, 4, 4)), model(LinearRamp(0, 40, 40))
+    for _ in range(4):
+        trained(x, training=True)
+    other.load_state_dict(dict(zip(other.state_dict(), trained.state_dict().values(), strict=True)))
+    assert {name.split("/")[-1] for name in other.state_dict()} == set(NAMES)
+    assert (other.layers[0].step, trained.layers[0].r_max) == (4, 2.5)
+    other(x, training=True)
+    assert other.layers[0].r_max == 1.2  # By its own ramp, after four of 40 steps.
+
+
 def test_weights_of_batch_normalization_are_refused(tmp_path):
     def network(normalization):
         return keras.Sequential([keras.Input((3,)), normalization(name="norm")])
