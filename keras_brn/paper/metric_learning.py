@@ -7,10 +7,8 @@ network that classifies some characters goes on to learn an embedding in such mi
 images of other characters then find their like.
 """
 
-import argparse
 import dataclasses
 import functools
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,7 +18,7 @@ from keras_brn.convert import renormalize
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.networks.small import small_inception
-from keras_brn.paper.studies import run_study, save_study
+from keras_brn.paper.studies import run_study, save_study, study_parser
 
 METHODS = {
     "batchnorm": "batchnorm",
@@ -203,10 +201,7 @@ def metric_data():
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m keras_brn.paper.metric_learning")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("figures"))
-    options = parser.parse_args(arguments)
+    options = study_parser("metric_learning").parse_args(arguments)
     data = metric_data()
     base = functools.cache(lambda seed, steps: base_network(data[0], seed, steps))
 

@@ -7,10 +7,8 @@ and after the image there are empty rows, as many as chance wants. In the test i
 sequences of twice the length.
 """
 
-import argparse
 import dataclasses
 import functools
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,7 +17,7 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.studies import run_study, save_study
+from keras_brn.paper.studies import search_and_report, study_parser
 from keras_brn.recurrent import RenormLSTMCell, RenormRNN
 from keras_brn.schedule import RenormSchedule
 
@@ -87,25 +85,6 @@ def search_runs(images_per_step=(4, 32)):
         if method != "batchnorm_per_step" or size >= 32
         for rate in LEARNING_RATES
         for gamma in ([None] if method == "plain" else GAMMAS)
-    ]
-
-
-def reported_runs(search, seeds=range(3)):
-    """The runs of the comparison: of each method and size those settings that were best.
-
-    Args:
-        search: Results of `search_runs`.
-        seeds: Iterable of integers, all of them other than `SEARCH_SEED`.
-    """
-    best = {}
-    for result in search:
-        key = result["method"], result["images_per_step"]
-        if key not in best or result["choices"] > best[key]["choices"]:
-            best[key] = result
-    return [
-        RecurrentRun(method, size, result["learning_rate"], result["gamma"], seed)
-        for seed in seeds
-        for (method, size), result in best.items()
     ]
 
 
@@ -263,21 +242,17 @@ def recurrent_data():
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m keras_brn.paper.recurrent")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("figures"))
-    options = parser.parse_args(arguments)
+    options = study_parser("recurrent").parse_args(arguments)
     data, choices = recurrent_data()
-
-    def train(run):
-        result = train_recurrent(run, data, choices)
-        print(run, result, flush=True)
-        return result
-
-    folder = options.results / "recurrent"
-    search = run_study(search_runs(), train, folder, data)
-    results = run_study(reported_runs(search), train, folder, data)
-    save_study(search + results, options.out / "recurrent.json")
+    search_and_report(
+        "recurrent",
+        options,
+        search_runs(),
+        ("method", "images_per_step"),
+        range(3),
+        lambda run: train_recurrent(run, data, choices),
+        data,
+    )
 
 
 if __name__ == "__main__":

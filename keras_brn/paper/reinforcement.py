@@ -6,17 +6,14 @@ CrossQ (Bhatt et al. 2024) is soft actor-critic (Haarnoja et al. 2018) without t
 critics are normalized, and see this step's actions and the next one's in one minibatch.
 """
 
-import argparse
 import dataclasses
-import functools
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper.studies import run_study, save_study
+from keras_brn.paper.studies import search_and_report, study_parser
 from keras_brn.ramp import LinearRamp
 
 with extra("notebooks"):
@@ -278,40 +275,9 @@ def search_runs():
     ]
 
 
-def reported_runs(search, seeds=range(5)):
-    """The runs of the comparison: of each method those with its best learning rate.
-
-    Args:
-        search: Results of `search_runs`.
-        seeds: Iterable of integers, all of them other than `SEARCH_SEEDS`.
-    """
-
-    def quality(method, rate):
-        return np.mean(
-            [r["choices"] for r in search if (r["method"], r["learning_rate"]) == (method, rate)]
-        )
-
-    best = {
-        method: max(LEARNING_RATES, key=functools.partial(quality, method)) for method in METHODS
-    }
-    return [ReinforcementRun(method, rate, seed) for seed in seeds for method, rate in best.items()]
-
-
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m keras_brn.paper.reinforcement")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--out", type=Path, default=Path("figures"))
-    options = parser.parse_args(arguments)
-
-    def train(run):
-        result = train_agent(run)
-        print(run.method, run.learning_rate, run.seed, result["mean"], result["last"], flush=True)
-        return result
-
-    folder = options.results / "reinforcement"
-    search = run_study(search_runs(), train, folder)
-    results = run_study(reported_runs(search), train, folder)
-    save_study(search + results, options.out / "reinforcement.json")
+    options = study_parser("reinforcement").parse_args(arguments)
+    search_and_report("reinforcement", options, search_runs(), ("method",), range(5), train_agent)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ result is a dict of numbers, with `choices` among them: how good it is (more is 
 which learning rates are chosen, and on which nothing is reported.
 """
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -44,6 +45,63 @@ def run_study(runs, train, folder, data=None):
                     write_json(path, {**config, **train(run), "provenance": provenance(data)})
         results.append(read_json(path))
     return results
+
+
+def best_runs(runs, results, setting, seeds):
+    """The runs to report: those that were best in a search, with other seeds.
+
+    Args:
+        runs: The runs of the search.
+        results: Theirs, in the same order.
+        setting: Names of the attributes that make a setting. In each, that configuration is best
+            whose mean of `choices`, over the seeds of the search, is greatest.
+        seeds: Iterable of integers, none of them a seed of the search.
+
+    Returns:
+        List of runs, one for each setting and seed, first seeds first.
+    """
+    qualities = {}
+    for run, result in zip(runs, results, strict=True):
+        qualities.setdefault(dataclasses.replace(run, seed=0), []).append(result["choices"])
+    best = {}
+    for run, of_run in qualities.items():
+        key = tuple(getattr(run, name) for name in setting)
+        if key not in best or np.mean(of_run) > np.mean(qualities[best[key]]):
+            best[key] = run
+    return [dataclasses.replace(run, seed=seed) for seed in seeds for run in best.values()]
+
+
+def search_and_report(name, options, search, setting, seeds, train, data=None):
+    """Makes the runs of a search and those to report, and saves all of them.
+
+    Args:
+        name: Of the study: its results are `options.out / f"{name}.json"`.
+        options: As `study_parser(name)` parses them.
+        search: The runs of the search.
+        setting: As for `best_runs`.
+        seeds: As for `best_runs`.
+        train: As for `run_study`.
+        data: As for `run_study`.
+    """
+
+    def train_and_print(run):
+        result = train(run)
+        print(run, {key: v for key, v in result.items() if isinstance(v, float)}, flush=True)
+        return result
+
+    folder = options.results / name
+    searched = run_study(search, train_and_print, folder, data)
+    reported = best_runs(search, searched, setting, seeds)
+    results = run_study(reported, train_and_print, folder, data)
+    save_study(searched + results, options.out / f"{name}.json")
+
+
+def study_parser(name):
+    """The command line of a study: where single results are kept, and where their file goes."""
+    parser = argparse.ArgumentParser(prog=f"python -m keras_brn.paper.{name}")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--out", type=Path, default=Path("figures"))
+    return parser
 
 
 def save_study(results, path):

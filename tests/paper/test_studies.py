@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_brn.paper import metric_learning, recurrent
+from keras_brn.paper import metric_learning, recurrent, studies
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.results.studies import summarize_study
@@ -117,15 +117,23 @@ def test_each_time_step_has_averages_of_its_own():
     np.testing.assert_allclose(means, expected, atol=1e-4)
 
 
-def test_other_seeds_choose_the_settings():
-    search = [
-        {**dataclasses.asdict(run), "choices": (run.gamma == 0.3) + run.learning_rate}
-        for run in recurrent.search_runs((32,))
-    ]
-    reported = recurrent.reported_runs(search)
-    assert len(reported) == 3 * len(recurrent.METHODS)
-    assert {(run.learning_rate, run.gamma) for run in reported} == {(0.01, 0.3), (0.01, None)}
-    assert not {run.seed for run in reported} & {run["seed"] for run in search}
+def test_other_seeds_choose_what_is_reported(tmp_path):
+    """In the mean over them: with seed 100 alone the rate .2 would be chosen for "a"."""
+    quality = {("a", 0.1): (1, 6), ("a", 0.2): (4, 1), ("b", 0.1): (1, 1), ("b", 0.2): (2, 1)}
+    search = [Run(method, rate, seed) for method, rate in quality for seed in (100, 101)]
+
+    def train(run):
+        qualities = quality[run.method, run.learning_rate]
+        return {"choices": float(qualities[run.seed - 100]) if run.seed >= 100 else 0.0}
+
+    options = studies.study_parser("tried").parse_args(
+        ["--results", str(tmp_path), "--out", str(tmp_path)]
+    )
+    studies.search_and_report("tried", options, search, ("method",), range(2), train)
+    runs = load_study(tmp_path / "tried.json")
+    assert len(runs) == len(search) + 4
+    reported = [(run["method"], run["learning_rate"], run["seed"]) for run in runs[len(search) :]]
+    assert reported == [("a", 0.1, 0), ("b", 0.2, 0), ("a", 0.1, 1), ("b", 0.2, 1)]
 
 
 def test_sequences_end_as_in_training():

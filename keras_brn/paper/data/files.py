@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import tarfile
 import uuid
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,41 @@ def digest_of_maker(files, packages=(), values=()):
     versions = [(package, package_version(package)) for package in packages]
     sha.update(repr((versions, *values)).encode())
     return sha.hexdigest()[:16]
+
+
+def digest_of_source(code, path):
+    """As `digest_of_maker`, of images that TensorFlow decodes. An archive is read; of the many
+    files of a folder the names, sizes and times count.
+
+    Args:
+        code: Path of the code that decodes them.
+        path: Path of an archive or a folder.
+    """
+    archives, entries = [path], []
+    if path.is_dir():
+        archives = []
+        for file in sorted(path.rglob("*.*")):
+            status = file.stat()
+            relative = file.relative_to(path).as_posix()
+            entries.append((relative, status.st_size, status.st_mtime_ns))
+    return digest_of_maker([code, *archives], packages=("tensorflow",), values=entries)
+
+
+def files_in(path):
+    """(name, content) of every file in a folder, a zip or a tar, also compressed."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*.*")):
+            if file.is_file():
+                yield file.as_posix(), file.read_bytes()
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                yield name, archive.read(name)
+    else:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    yield member.name, archive.extractfile(member).read()
 
 
 def digest_of(*arrays):

@@ -1,14 +1,12 @@
 """Tiny ImageNet, from its public archive."""
 
-import tarfile
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_brn.extras import extra
-from keras_brn.paper.data.files import cached, digest_of_maker
+from keras_brn.paper.data.files import cached, digest_of_source, files_in
 from keras_brn.paper.data.images import Images
 
 
@@ -32,23 +30,10 @@ def load_tiny_imagenet(path, size=32):
             "`path` must be tiny-imagenet-200.zip, a tar of it, or its folder. "
             f"Received: path={str(path)!r}, which does not exist"
         )
-    name = f"tiny-imagenet-{size}-{_digest_of_source(path)}"
+    name = f"tiny-imagenet-{size}-{digest_of_source(__file__, path)}"
     arrays = cached(name, lambda: _decode_tiny_imagenet(path, size))
     classes = int(arrays["train_labels"].max()) + 1
     return Images("tiny_imagenet", classes, flip=True, **arrays)
-
-
-def _digest_of_source(path):
-    """Changes with the images and the code that decodes them. An archive is read; of the many files
-    of a folder the names, sizes and times count."""
-    archives, entries = [path], []
-    if path.is_dir():
-        archives = []
-        for file in sorted(path.rglob("*.*")):
-            status = file.stat()
-            relative = file.relative_to(path).as_posix()
-            entries.append((relative, status.st_size, status.st_mtime_ns))
-    return digest_of_maker([__file__, *archives], packages=("tensorflow",), values=entries)
 
 
 def _decode_tiny_imagenet(path, size):
@@ -58,7 +43,7 @@ def _decode_tiny_imagenet(path, size):
 
     train, validation, annotations = {}, {}, None
     progress = keras.utils.Progbar(110_000, unit_name="image", interval=1)
-    for name, content in _files(path):
+    for name, content in files_in(path):
         folder, _, file = name.rpartition("/")
         if file == "val_annotations.txt":
             annotations = dict(line.split("\t")[:2] for line in content.decode().splitlines())
@@ -81,20 +66,3 @@ def _decode_tiny_imagenet(path, size):
         arrays[f"{part}_images"] = np.stack([images[file] for file in files])
         arrays[f"{part}_labels"] = np.array([label_of[wordnet_ids[file]] for file in files])
     return arrays
-
-
-def _files(path):
-    """(name, content) of every file in a folder or an archive."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*.*")):
-            if file.is_file():
-                yield file.as_posix(), file.read_bytes()
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                yield name, archive.read(name)
-    else:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile():
-                    yield member.name, archive.extractfile(member).read()
