@@ -221,6 +221,7 @@ def _compile(model, learning_rate, steps):
     model.compile(
         keras.optimizers.Adam(schedule),
         keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
+    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.

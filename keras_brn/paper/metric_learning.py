@@ -190,6 +190,7 @@ def _compile(model, loss, learning_rate, steps):
         loss,
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
+    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.
 
 
 def metric_data():

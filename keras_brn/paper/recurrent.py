@@ -28,7 +28,7 @@ METHODS = {
     "batchnorm": "batchnorm, one set of averages",
     "batch_renorm": "Batch Renorm, one set of averages",
 }
-LENGTH, IMAGE_ROWS, LABELS = 40, 32, 50
+LENGTH, IMAGE_ROWS, IMAGE_COLUMNS, LABELS = 40, 32, 32, 50
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 GAMMAS = (0.1, 0.3, 1.0)
 SEARCH_SEED = 100
@@ -139,9 +139,9 @@ class PerTimeStepRNN(keras.layers.RNN):
         return super().call(sequences, initial_state, mask, training)
 
 
-def recurrent_network(run, length=LENGTH):
+def recurrent_network(run, length):
     """The network of a run for sequences of a length; weights do not depend on the length."""
-    inputs = keras.Input((length, IMAGE_ROWS))
+    inputs = keras.Input((length, IMAGE_COLUMNS))
     x = _recurrent_layer(run)(inputs)
     return keras.Model(inputs, keras.layers.Dense(LABELS)(x))
 
@@ -212,7 +212,7 @@ def train_recurrent(run, data, choices):
         sequences as in training; `longer`, of the same images in sequences of twice the length.
     """
     keras.utils.set_random_seed(run.seed)
-    model = recurrent_network(run)
+    model = recurrent_network(run, LENGTH)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(run.learning_rate, run.steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -17,18 +17,19 @@ from keras_brn.paper.results import figure_table, fine_tuning_table, group_size_
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FIGURES = NOTEBOOKS.parent / "figures"
 FIGURE = {
-    "STEPS": 8,
-    "CHANGES": {"evaluations": 2, "batch_size": 32, "width": 1},
+    "STEPS": 4,
+    "CHANGES": {"evaluations": 1, "batch_size": 32, "width": 1},
     "GLYPHS": {"train_per_label": 8, "labels": 80},
 }
 TUNING = {"CHANGES": {"epochs": 1}, "BASE": {"steps": 1, "width": 1}, "TRAIN_PER_LABEL": 1}
+REHEARSAL = {"TRAIN": {}, "CHANGES": {"steps": 2, "evaluations": 1, "batch_size": 32}}
 EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the table.
     "figure1": (FIGURE, 2, "Batch Renorm, groups of 32"),
     "figure2": (FIGURE, 3, "share of batchnorm's deficit that Batch Renorm recovers"),
     "figure3": (FIGURE, 5, "share of the deficit to independent images recovered: halves"),
     "figure4": ({}, None, "image/png"),  # Shows the stored runs.
     "figure5": ({}, None, "layer normalization"),
-    "cluster": ({}, 2, "Batch Renorm, groups of 32"),  # A rehearsal, on one worker.
+    "cluster": (REHEARSAL, 2, "Batch Renorm, groups of 32"),
     "cost": ({}, None, "mu and sigma, one by one, ms"),
     "metric_learning": ({}, None, "Batch Renorm"),  # Shows the stored runs.
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
