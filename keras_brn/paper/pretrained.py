@@ -1,0 +1,289 @@
+"""Fine-tuning of a network that others trained on ImageNet, with a few images a step.
+
+    python -m keras_brn.paper.pretrained --cifar10 PATH --tiny-imagenet PATH \\
+        [--results results] [--out figures]
+
+EfficientNet-lite0 was trained with batchnorm and large minibatches. With memory for a few images it
+is trained further on a thousand images of 96x96 pixels, of the 10 labels of CIFAR-10 or of 50 of
+Tiny ImageNet. The first seed is trained at all learning rates and chooses one, on other images than
+those reported; the other seeds are trained at that rate alone. What has a momentum of .999 takes
+the rate that was chosen with .99.
+"""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_brn.convert import renormalize
+from keras_brn.paper.data.cifar10 import load_cifar10
+from keras_brn.paper.data.images import hold_out
+from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
+from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scaled
+from keras_brn.paper.studies import best_runs, run_study, save_study, study_parser
+
+METHODS = {
+    "batchnorm": "batchnorm",
+    "batchnorm_slow": "batchnorm, momentum .999",
+    "frozen_batchnorm": "batchnorm, frozen",
+    "batch_renorm": "Batch Renorm, bounds 3 and 5",
+    "batch_renorm_slow": "Batch Renorm, bounds 3 and 5, momentum .999",
+    "batch_renorm_tight": "Batch Renorm, bounds 1.5 and .5",
+    "batch_renorm_tight_slow": "Batch Renorm, bounds 1.5 and .5, momentum .999",
+}
+_SLOW = "_slow"
+_BOUNDS = {"batch_renorm": (3.0, 5.0), "batch_renorm_tight": (1.5, 0.5)}  # r_max, d_max
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+SIZE = 96
+# The most important first: data, images of a step, and whether with a momentum of .999 as well.
+SETTINGS = (
+    ("cifar10", 4, True),
+    ("cifar10", 2, False),
+    ("tiny_imagenet", 4, False),
+    ("cifar10", 8, False),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedRun:
+    """One training run, by Adam with a cosine.
+
+    Attributes:
+        method: One of `METHODS`. "frozen_batchnorm" trains all but the normalization, which stays
+            that of the network before.
+        data: Name of the data set.
+        images_per_step: Number of images of a step, which are normalized together.
+        learning_rate: Of Adam at the start; it falls to zero by half a cosine.
+        seed: Integer that fixes the images to train on, their order, and the new last layer.
+        images_seen: Number of images of the whole run.
+        training_images: Number of different images to train on, as many of each label.
+    """
+
+    method: str
+    data: str
+    images_per_step: int
+    learning_rate: float
+    seed: int = 0
+    images_seen: int = 2_000
+    training_images: int = 1_000
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(
+                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
+            )
+
+    @property
+    def steps(self):
+        """The number of training steps."""
+        return self.images_seen // self.images_per_step
+
+
+def search_runs(data, images_per_step, rates=LEARNING_RATES):
+    """The runs of the first seed that choose the learning rate of each method."""
+    return [
+        PretrainedRun(method, data, images_per_step, rate)
+        for method in METHODS
+        if not method.endswith(_SLOW)
+        for rate in rates
+    ]
+
+
+def reported_runs(search, results, slow, seeds=range(3)):
+    """The runs of the comparison, at the rates that are best in the search.
+
+    Args:
+        search: As `search_runs` returns it.
+        results: Theirs, in the same order.
+        slow: Whether also with a momentum of .999.
+        seeds: Iterable of integers.
+    """
+    runs = best_runs(search, results, ("method",), seeds)
+    slow_methods = {method: method + _SLOW for method in METHODS if method + _SLOW in METHODS}
+    return runs + [
+        dataclasses.replace(run, method=slow_methods[run.method])
+        for run in runs
+        if slow and run.method in slow_methods
+    ]
+
+
+def reported_results(results):
+    """Those of the stored results, search included, whose learning rate was chosen: it is that of
+    the seeds after the first."""
+
+    def setting(result):
+        return result["method"], result["data"], result["images_per_step"]
+
+    chosen = {setting(result): result["learning_rate"] for result in results if result["seed"]}
+    return [r for r in results if chosen.get(setting(r)) == r["learning_rate"]]
+
+
+class _Batches(keras.utils.PyDataset):
+    def __init__(self, images, run):
+        super().__init__()
+        self.images, self.run = images, run
+        self.chosen = _images_of_seed(images, run)
+        labels = images.train_labels[self.chosen]
+        self.sampler = Sampler(labels, run.images_per_step, run.seed)
+
+    def __len__(self):
+        return self.run.steps
+
+    def __getitem__(self, step):
+        drawn, variations = self.sampler.draw(step)
+        indices = self.chosen[drawn]
+        x = self.images.vary(self.images.train_images[indices], variations)
+        return scaled(x), self.images.train_labels[indices]
+
+
+def _images_of_seed(images, run):
+    rng, of_each = np.random.default_rng(run.seed), run.training_images // images.classes
+    of_labels = [np.flatnonzero(images.train_labels == label) for label in range(images.classes)]
+    return np.concatenate([rng.choice(indices, of_each, replace=False) for indices in of_labels])
+
+
+class _Cosine(keras.callbacks.Callback):
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def on_train_batch_begin(self, batch, logs=None):
+        part = batch / self.run.steps
+        rate = self.run.learning_rate * (1 + math.cos(math.pi * part)) / 2
+        self.model.optimizer.learning_rate = rate
+
+
+def train_pretrained(run, images, choices, model):
+    """The result of a run.
+
+    Args:
+        run: `PretrainedRun`.
+        images: `Images`.
+        choices: Pair of uint8 images and labels, by which learning rates are chosen.
+        model: As `Networks.before` returns it. It is trained.
+
+    Returns:
+        Dict of accuracies, shares of 1: `choices` and `test`.
+    """
+    keras.utils.set_random_seed(run.seed)
+    head = model.layers[-1]
+    kernel = keras.initializers.GlorotUniform(run.seed)(head.kernel.shape)
+    head.set_weights([kernel, np.zeros(head.bias.shape)])
+    model.fit(_Batches(images, run), shuffle=False, verbose=0, callbacks=[_Cosine(run)])
+    test = images.validation_images, images.validation_labels
+    return {"choices": _accuracy(model, *choices), "test": _accuracy(model, *test)}
+
+
+def _accuracy(model, images, labels, batch_size=100):
+    parts = [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
+    predicted = [np.argmax(model.predict_on_batch(scaled(part)), axis=1) for part in parts]
+    return round(float(np.mean(np.concatenate(predicted) == labels)), 5)
+
+
+def fine_tuned_network(base, method, classes):
+    """A copy of a network with a new last layer and the normalization of a method, compiled."""
+    copy = keras.models.clone_model(base)
+    copy.set_weights(base.get_weights())
+    model = keras.Model(copy.input, keras.layers.Dense(classes)(copy.layers[-2].output))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.999 if method.endswith(_SLOW) else 0.99
+            layer.trainable = method != "frozen_batchnorm"  # Keras: else it is inference.
+    if method.removesuffix(_SLOW) in _BOUNDS:
+        r_max, d_max = _BOUNDS[method.removesuffix(_SLOW)]
+        model = renormalize(model, r_max=r_max, d_max=d_max)
+    model.compile(
+        keras.optimizers.Adam(),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class Networks:
+    """The networks that runs begin with. One is made for each method, number of labels and size of
+    a step, and set back for each run: to trace its step takes as long as 150 steps.
+
+    Args:
+        base: `keras.Model` with batchnorm, whose last layer is exchanged.
+    """
+
+    def __init__(self, base):
+        self.base = base
+        self._made = functools.cache(self._make)
+
+    def _make(self, method, classes, images_per_step):
+        model = fine_tuned_network(self.base, method, classes)
+        return model, model.get_weights()
+
+    def before(self, run, classes):
+        """The compiled network of a run as it is before training."""
+        model, weights = self._made(run.method, classes, run.images_per_step)
+        model.set_weights(weights)
+        for variable in model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        return model
+
+
+def pretrained_data(name, path):
+    """Images of 96x96 pixels: `Images` with thrice what a run trains on, and of other training
+    images a pair of 1,000 images and labels, for choices.
+
+    Args:
+        name: "cifar10", of which all 10 labels are taken and 2,000 test images; or "tiny_imagenet",
+            of which every fourth label is taken, 50, and their 2,500 validation images.
+        path: As for `load_cifar10` or `load_tiny_imagenet`.
+    """
+    if name == "cifar10":
+        data = load_cifar10(path).of_labels(range(10), 400)
+        data = dataclasses.replace(
+            data,
+            validation_images=data.validation_images[::5],
+            validation_labels=data.validation_labels[::5],
+        )
+    else:
+        data = load_tiny_imagenet(path, size=64).of_labels(range(0, 200, 4), 80)
+    large = {name: _resized(getattr(data, name)) for name in ("train_images", "validation_images")}
+    return hold_out(dataclasses.replace(data, **large), per_label=1_000 // data.classes)
+
+
+def _resized(images, at_once=500):
+    parts = []
+    for first in range(0, len(images), at_once):
+        x = images[first : first + at_once].astype("float32")
+        x = keras.ops.image.resize(x, (SIZE, SIZE), "bicubic", data_format="channels_last")
+        parts.append(np.clip(np.round(keras.ops.convert_to_numpy(x)), 0, 255).astype("uint8"))
+    return np.concatenate(parts)
+
+
+def main(arguments=None):
+    parser = study_parser("pretrained")
+    parser.add_argument("--cifar10", type=Path, help="as for `load_cifar10`")
+    parser.add_argument("--tiny-imagenet", type=Path, help="as for `load_tiny_imagenet`")
+    options = parser.parse_args(arguments)
+    networks = Networks(pretrained_efficientnet(SIZE))
+    load = functools.cache(pretrained_data)
+    stored = []
+    for name, images_per_step, slow in SETTINGS:
+        images, choices = load(name, getattr(options, name))
+
+        def train(run, images=images, choices=choices):
+            result = train_pretrained(run, images, choices, networks.before(run, images.classes))
+            print(run, result, flush=True)
+            return result
+
+        folder = options.results / "pretrained"
+        search = search_runs(name, images_per_step)
+        results = run_study(search, train, folder, images)
+        others = [run for run in reported_runs(search, results, slow) if run not in search]
+        stored += results + run_study(others, train, folder, images)
+        save_study(stored, options.out / "pretrained.json")
+
+
+if __name__ == "__main__":
+    main()
