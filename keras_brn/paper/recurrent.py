@@ -17,7 +17,7 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.studies import search_and_report, study_parser
+from keras_brn.paper.studies import SEARCH_SEED, search_and_report, study_parser
 from keras_brn.recurrent import RenormLSTMCell, RenormRNN
 from keras_brn.schedule import RenormSchedule
 
@@ -31,7 +31,6 @@ METHODS = {
 LENGTH, IMAGE_ROWS, IMAGE_COLUMNS, LABELS = 40, 32, 32, 50
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 GAMMAS = (0.1, 0.3, 1.0)
-SEARCH_SEED = 100
 
 
 @dataclasses.dataclass(frozen=True)

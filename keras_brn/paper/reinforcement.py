@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper.studies import search_and_report, study_parser
+from keras_brn.paper.studies import SEARCH_SEED, search_and_report, study_parser
 from keras_brn.ramp import LinearRamp
 
 with extra("notebooks"):
@@ -29,7 +29,6 @@ METHODS = {
     "batch_renorm": "Batch Renorm (CrossQ)",
 }
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-SEARCH_SEEDS = (100, 101)
 DISCOUNT, AVERAGING, LARGEST_ACTION, TARGET_ENTROPY = 0.99, 0.005, 2.0, -1.0
 EPISODE = 200  # Steps of `Pendulum-v1`, which never ends before.
 EVALUATION_EPISODES = 10
@@ -197,26 +196,19 @@ class Agent:
             ],
         }
 
-    def distance(self, observations, actions):
-        """How far the critics' values in training are from those in inference: the mean absolute
-        difference by the standard deviation in inference."""
-        trained, inferred = (
-            self._values(
-                self.state["critic"], self.state["statistics"], observations, actions, training
-            )[0]
-            for training in (True, False)
-        )
-        return float(jnp.mean(jnp.abs(trained - inferred)) / jnp.std(inferred))
+    def values(self, observations, actions, training):
+        """What the critics compute in training, or in inference: (batch, 2). Nothing changes."""
+        trainable, statistics = self.state["critic"], self.state["statistics"]
+        return self._values(trainable, statistics, observations, actions, training)[0]
 
 
 def train_agent(run):
-    """The result of a run.
+    """Trains the agent of a run.
 
     Returns:
-        Dict of `step` and `return` of each evaluation, the mean over `EVALUATION_EPISODES`
-        episodes of `EPISODE` steps; `choices` and `mean`, the mean over all evaluations, which is
-        high where learning is fast and stable; `last`, that over the last quarter; `distance`, as
-        of `Agent.distance`, on the last minibatch.
+        The agent; the last minibatch, a list of arrays (batch, ...) of observations, actions,
+        rewards and next observations; and the steps and returns of the evaluations, two lists. A
+        return is the mean over `EVALUATION_EPISODES` episodes of `EPISODE` steps.
     """
     agent, rng, key = Agent(run), np.random.default_rng(run.seed), jax.random.key(run.seed)
     environment = gymnasium.make("Pendulum-v1")
@@ -240,15 +232,28 @@ def train_agent(run):
         if (step + 1) % (run.steps // run.evaluations) == 0:
             steps.append(step + 1)
             returns.append(evaluate(agent))
+    return agent, batch, steps, returns
+
+
+def train_reinforcement(run):
+    """The result of a run.
+
+    Returns:
+        Dict of `step` and `return` of each evaluation; `choices` and `mean`, the mean over all
+        evaluations, which is high where learning is fast and stable; `last`, that over the last
+        quarter; `distance`, of the critics' values for the last minibatch: the mean absolute
+        difference of training and inference, by the standard deviation in inference.
+    """
+    agent, (observations, actions, *_), steps, returns = train_agent(run)
+    trained, inferred = (agent.values(observations, actions, mode) for mode in (True, False))
     mean = float(np.mean(returns))
-    last = float(np.mean(returns[-(run.evaluations // 4) or None :]))
     return {
         "step": steps,
         "return": returns,
         "choices": mean,
         "mean": mean,
-        "last": last,
-        "distance": agent.distance(batch[0], batch[1]),
+        "last": float(np.mean(returns[-(run.evaluations // 4) or None :])),
+        "distance": float(jnp.mean(jnp.abs(trained - inferred)) / jnp.std(inferred)),
     }
 
 
@@ -269,7 +274,7 @@ def search_runs():
     """The runs that choose the learning rate of each method."""
     return [
         ReinforcementRun(method, rate, seed)
-        for seed in SEARCH_SEEDS
+        for seed in (SEARCH_SEED, SEARCH_SEED + 1)
         for method in METHODS
         for rate in LEARNING_RATES
     ]
@@ -277,7 +282,9 @@ def search_runs():
 
 def main(arguments=None):
     options = study_parser("reinforcement").parse_args(arguments)
-    search_and_report("reinforcement", options, search_runs(), ("method",), range(5), train_agent)
+    search_and_report(
+        "reinforcement", options, search_runs(), ("method",), range(5), train_reinforcement
+    )
 
 
 if __name__ == "__main__":

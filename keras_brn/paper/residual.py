@@ -15,7 +15,7 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.cifar10 import load_cifar10
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.studies import search_and_report, study_parser
+from keras_brn.paper.studies import SEARCH_SEED, search_and_report, study_parser
 from keras_brn.schedule import RenormSchedule
 
 METHODS = {
@@ -25,7 +25,6 @@ METHODS = {
     "plain": "no normalization",
 }
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-SEARCH_SEED = 100
 BLOCKS = 3  # Of two layers, in each of the three sizes: 2 * 3 * 3 + 2 = 20 layers.
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from keras_brn.paper.data.files import digest_of
 from keras_brn.paper.records import locked_error, provenance, read_json, run_lock, write_json
 
+SEARCH_SEED = 100  # From here on seeds are of searches, and nothing of them is reported.
+
 
 def run_study(runs, train, folder, data=None):
     """The results of all runs; those that the folder holds already are read.
@@ -115,5 +117,10 @@ def save_study(results, path):
 
 
 def load_study(path):
-    """The results, without provenance, that `save_study` wrote."""
+    """The results, without provenance, that `save_study` wrote, those of the search included."""
     return read_json(path)["runs"]
+
+
+def reported(results):
+    """Those of the results that are not of a search."""
+    return [result for result in results if result["seed"] < SEARCH_SEED]

@@ -4,7 +4,17 @@ import numpy as np
 
 from keras_brn.paper.results.statistics import mean_interval
 from keras_brn.paper.results.summaries import paired_difference
-from keras_brn.paper.results.tables import format_percent, format_points, markdown
+from keras_brn.paper.results.tables import (
+    format_change,
+    format_number,
+    format_percent,
+    format_points,
+    markdown,
+)
+
+# How a mean and a difference to the baseline are written, and the heading of the latter.
+PERCENT = format_percent, format_points, "difference, points"
+NUMBERS = format_number, format_change, "difference"
 
 
 def with_best_rate(results):
@@ -52,23 +62,25 @@ def summarize_study(results, settings, quantities, baseline):
     return summary
 
 
-def study_table(summary, labels, quantities):
-    """Markdown: for each method and setting the learning rate, and of each quantity the mean in
-    percent and the difference to the baseline in points.
+def study_table(summary, labels, quantities, formats=PERCENT):
+    """Markdown: for each method and setting the learning rate, and of each quantity the mean and
+    the difference to the baseline.
 
     Args:
         summary: As `summarize_study` returns it.
         labels: Dict from a method to what the table calls it.
         quantities: Dict from the names of the numbers to their headings.
+        formats: `PERCENT`, of shares of 1, or `NUMBERS`.
     """
+    format_mean, format_difference, difference = formats
     heading = ["", "learning rate"]
     for name in quantities.values():
-        heading += [name, "difference, points"]
+        heading += [name, difference]
     rows = []
     for (method, setting), values in summary.items():
         row = [", ".join([labels[method], *map(str, setting)]), f"{values['learning_rate']:g}"]
         for name in quantities:
-            mean, difference = values[name]
-            row += [format_percent(mean), format_points(difference)]
+            mean, to_baseline = values[name]
+            row += [format_mean(mean), format_difference(to_baseline)]
         rows.append(row)
     return markdown(heading, rows)

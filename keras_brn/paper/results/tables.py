@@ -163,6 +163,16 @@ def format_points(estimate):
     return _format(estimate, lambda value: _number(100 * value, "+.2f"))
 
 
+def format_number(estimate):
+    """An estimate of a large number, such as a return, without decimals."""
+    return _format(estimate, lambda value: f"{value:.0f}")
+
+
+def format_change(estimate):
+    """An estimate of a difference of large numbers."""
+    return _format(estimate, lambda value: f"{value:+.0f}")
+
+
 def format_ratio(estimate):
     """An estimate of a ratio."""
     return _format(estimate, lambda value: _number(value, ".2f"))

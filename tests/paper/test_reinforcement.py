@@ -1,0 +1,72 @@
+"""CrossQ: what one update does, and that agents train."""
+
+import keras
+import numpy as np
+import pytest
+
+pytestmark = [
+    pytest.mark.each_backend,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX"),
+]
+if keras.backend.backend() == "jax":
+    import jax
+
+    from keras_brn.paper import reinforcement
+
+SMALL = {"steps": 40, "random_steps": 20, "batch_size": 8, "units": 8, "evaluations": 4}
+
+
+def transitions(rng, batch=8):
+    return [rng.normal(size=(batch, size)).astype("float32") for size in (3, 1, 1, 3)]
+
+
+def named(agent, state):
+    """The statistics of both critics by name, in lists."""
+    values = {}
+    for variable, value in zip(
+        agent.critic.non_trainable_variables, state["statistics"], strict=True
+    ):
+        values.setdefault(variable.name, []).append(np.asarray(value))
+    return values
+
+
+def test_statistics_are_those_of_both_halves_of_the_joint_minibatch(rng):
+    run = reinforcement.ReinforcementRun("batch_renorm", 1e-3, **SMALL)
+    agent, batch = reinforcement.Agent(run), transitions(rng)
+    state = agent.update(agent.state, batch, jax.random.key(0))
+    means = named(agent, state)["moving_mean"]
+    expected = 0.01 * np.concatenate([batch[0], batch[3]]).mean(0)
+    for first in (0, 3):  # The normalization of the input of each critic.
+        np.testing.assert_allclose(means[first][:3], expected, rtol=1e-4, atol=1e-7)
+    assert named(agent, state)["calls"] == [1.0] * 6
+
+
+def test_target_networks_follow_slowly(rng):
+    agent = reinforcement.Agent(reinforcement.ReinforcementRun("targets", 1e-2, **SMALL))
+    before = [np.array(value) for value in agent.state["target"]]
+    state = agent.update(agent.state, transitions(rng), jax.random.key(0))
+    for old, target, new in zip(before, state["target"], state["critic"], strict=True):
+        np.testing.assert_allclose(target, old + 0.005 * (new - old), rtol=1e-5, atol=1e-7)
+
+
+def test_density_of_actions(rng):
+    """It integrates to 1 over (-1, 1)."""
+    agent = reinforcement.Agent(reinforcement.ReinforcementRun("plain", 1e-3, **SMALL))
+    observations = np.repeat(rng.normal(size=(1, 3)).astype("float32"), 20_000, axis=0)
+    actions, density = agent._actions(agent.state["actor"], observations, jax.random.key(0))
+    inside = np.abs(actions) < 0.9  # The mean of 1 / density over samples is the length.
+    np.testing.assert_allclose(np.mean(inside / np.exp(density)), 1.8, atol=0.05)
+
+
+@pytest.mark.parametrize("method", ["targets", "plain", "batchnorm", "batch_renorm"])
+def test_runs(method):
+    run = reinforcement.ReinforcementRun(method, 1e-3, **SMALL)
+    result = reinforcement.train_reinforcement(run)
+    assert result["step"] == [10, 20, 30, 40] and all(-2000 < r < 0 for r in result["return"])
+    assert result["mean"] == result["choices"] and result["last"] == result["return"][-1]
+    assert (result["distance"] > 1e-3) == (method in ("batchnorm", "batch_renorm"))
+
+
+def test_unknown_methods_are_refused():
+    with pytest.raises(ValueError, match="`method` must be one of .* Received: method='none'"):
+        reinforcement.ReinforcementRun("none", 1e-3)
