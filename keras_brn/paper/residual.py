@@ -68,7 +68,9 @@ class ResidualRun:
 def normalization_maker(run):
     """A function that returns a layer."""
     return {
-        "batchnorm": functools.partial(BatchRenormalization, 1, 0, momentum=run.momentum),
+        "batchnorm": functools.partial(
+            BatchRenormalization, r_max=1, d_max=0, momentum=run.momentum
+        ),
         "batch_renorm": functools.partial(BatchRenormalization, momentum=run.momentum),
         "group_norm": functools.partial(keras.layers.GroupNormalization, run.width // 2),
         "plain": functools.partial(keras.layers.Activation, "linear"),
