@@ -29,7 +29,7 @@ METHODS = {
     "batch_renorm": "Batch Renorm, one set of averages",
 }
 LENGTH, IMAGE_ROWS, IMAGE_COLUMNS, LABELS = 40, 32, 32, 50
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (3e-3, 1e-2)
 GAMMAS = (0.1, 0.3, 1.0)
 
 
