@@ -37,7 +37,7 @@ METHODS = {
 }
 _SLOW = "_slow"
 _BOUNDS = {"batch_renorm": (3.0, 5.0), "batch_renorm_tight": (1.5, 0.5)}  # r_max, d_max
-LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 SIZE = 96
 # The most important first: data, images of a step, and whether with a momentum of .999 as well.
 SETTINGS = (
