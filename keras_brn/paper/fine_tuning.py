@@ -115,7 +115,7 @@ def _pretrain(images, steps, width, seed):
         keras.layers.BatchNormalization, images.image_shape, images.classes, width
     )
     _compile(model, 3e-3, steps)
-    model.fit(batches(images, 128, steps, seed), verbose=2, validation_data=in_order(images, 500))
+    model.fit(batches(images, 128, steps, seed), verbose=0)
     return model
 
 

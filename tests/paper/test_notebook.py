@@ -170,12 +170,6 @@ def test_index_names_every_notebook():
     assert named == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
 
 
-# These train for longer than the change of their tables could wait for: their outputs are of the
-# code before. Whoever executes them takes them off this list, or the test fails.
-STALE = ("figure1", "figure2", "fine_tuning")
-stale = pytest.mark.xfail(strict=True, reason="Its stored outputs have the tables of older code.")
-
-
 def _stored_columns(figure):
     """The last columns of the notebook's tables: each a heading and what it is a summary of."""
     summary = json.loads((FIGURES / f"{figure}.json").read_text())["summary"]
@@ -187,12 +181,7 @@ def _stored_columns(figure):
 
 @pytest.mark.parametrize(
     "figure",
-    [
-        *(pytest.param(figure, marks=stale) for figure in STALE),
-        "figure3",
-        "figure3_paper_length",
-        "figure5",
-    ],
+    ["figure1", "figure2", "figure3", "figure3_paper_length", "figure5", "fine_tuning"],
 )
 def test_committed_notebooks_show_the_stored_figures(figure):
     columns = _stored_columns(figure)
