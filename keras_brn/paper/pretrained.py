@@ -5,9 +5,9 @@
 
 EfficientNet-lite0 was trained with batchnorm and large minibatches. With memory for a few images it
 is trained further on a thousand images of 96x96 pixels, of the 10 labels of CIFAR-10 or of 50 of
-Tiny ImageNet. The first seed is trained at all learning rates and chooses one, on other images than
-those reported; the other seeds are trained at that rate alone. What has a momentum of .999 takes
-the rate that was chosen with .99.
+Tiny ImageNet. With the first seed the learning rate is chosen, on other images than those reported:
+for each method it climbs from the same rate as long as it gets better. The other seeds are trained
+at the best rate alone. What has a momentum of .999 takes the rate that was chosen with .99.
 """
 
 import dataclasses
@@ -37,7 +37,8 @@ METHODS = {
 }
 _SLOW = "_slow"
 _BOUNDS = {"batch_renorm": (3.0, 5.0), "batch_renorm_tight": (1.5, 0.5)}  # r_max, d_max
-LEARNING_RATES = (3e-5, 1e-4, 3e-4)
+LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+FIRST_RATE = 1e-4
 SIZE = 96
 # The most important first: data, images of a step, and whether with a momentum of .999 as well.
 SETTINGS = (
@@ -83,21 +84,37 @@ class PretrainedRun:
         return self.images_seen // self.images_per_step
 
 
-def search_runs(data, images_per_step, rates=LEARNING_RATES):
-    """The runs of the first seed that choose the learning rate of each method."""
-    return [
-        PretrainedRun(method, data, images_per_step, rate)
-        for method in METHODS
-        if not method.endswith(_SLOW)
-        for rate in rates
-    ]
+def climb(run, quality, rates=LEARNING_RATES):
+    """The runs of a search for the learning rate: from that of the run upwards as long as it gets
+    better, and downwards where it got no better upwards.
+
+    Args:
+        run: `PretrainedRun`.
+        quality: Function of a run that returns how good it is; more is better.
+        rates: Tuple of learning rates in ascending order, with that of the run.
+
+    Returns:
+        List of runs: all that were tried.
+    """
+    tried = [run]
+    start = rates.index(run.learning_rate)
+    for way in (rates[start + 1 :], rates[:start][::-1]):
+        best = quality(run)
+        for rate in way:
+            tried.append(dataclasses.replace(run, learning_rate=rate))
+            if quality(tried[-1]) <= best:
+                break
+            best = quality(tried[-1])
+        if best > quality(run):
+            break
+    return tried
 
 
 def reported_runs(search, results, slow, seeds=range(3)):
     """The runs of the comparison, at the rates that are best in the search.
 
     Args:
-        search: As `search_runs` returns it.
+        search: List of runs, as `climb` returns them, of all methods.
         results: Theirs, in the same order.
         slow: Whether also with a momentum of .999.
         seeds: Iterable of integers.
@@ -277,11 +294,21 @@ def main(arguments=None):
             print(run, result, flush=True)
             return result
 
-        folder = options.results / "pretrained"
-        search = search_runs(name, images_per_step)
-        results = run_study(search, train, folder, images)
+        results_of = functools.partial(
+            run_study, train=train, folder=options.results / "pretrained", data=images
+        )
+        search = [
+            tried
+            for method in METHODS
+            if not method.endswith(_SLOW)
+            for tried in climb(
+                PretrainedRun(method, name, images_per_step, FIRST_RATE),
+                lambda run, results_of=results_of: results_of([run])[0]["choices"],
+            )
+        ]
+        results = results_of(search)
         others = [run for run in reported_runs(search, results, slow) if run not in search]
-        stored += results + run_study(others, train, folder, images)
+        stored += results + results_of(others)
         save_study(stored, options.out / "pretrained.json")
 
 

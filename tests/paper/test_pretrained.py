@@ -81,3 +81,30 @@ def test_a_run_does_not_depend_on_the_run_before(data_and_networks):
     _, _, again = trained(RUN, data_and_networks)
     for path, weight in expected.items():
         np.testing.assert_allclose(again[path], weight, atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1e-4, [1e-4, 3e-4, 3e-5]),
+        (1e-3, [1e-4, 3e-4, 1e-3, 3e-3]),
+        (1e-5, [1e-4, 3e-4, 3e-5, 1e-5]),
+    ],
+)
+def test_the_search_ends_behind_the_best_rate(best, tried):
+    run = dataclasses.replace(RUN, learning_rate=1e-4)
+    runs = pretrained.climb(run, lambda run: -abs(np.log(run.learning_rate / best)))
+    assert [run.learning_rate for run in runs] == tried
+
+
+def test_seeds_after_the_first_are_trained_at_the_best_rate():
+    search = [dataclasses.replace(RUN, learning_rate=rate) for rate in (1e-4, 3e-4)]
+    results = [{**dataclasses.asdict(run), "choices": run.learning_rate} for run in search]
+    runs = pretrained.reported_runs(search, results, slow=True)
+    assert [(run.method, run.seed) for run in runs] == [
+        (method, seed) for method in ("batch_renorm", "batch_renorm_slow") for seed in range(3)
+    ]
+    assert {run.learning_rate for run in runs} == {3e-4}
+    stored = results + [dataclasses.asdict(run) for run in runs if run not in search]
+    assert len(stored) == 7
+    assert pretrained.reported_results(stored) == [stored[1], *stored[2:]]
