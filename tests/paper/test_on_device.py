@@ -10,6 +10,7 @@ from worker_program import shades
 from keras_brn.paper import on_device
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.experiment import figure_3, scaled
+from keras_brn.paper.on_device import images as device_images
 from keras_brn.paper.training import recorder, train
 from keras_brn.paper.training.files import checkpoint_path, result_path
 
@@ -57,8 +58,8 @@ def test_the_device_varies_as_the_host(images):
         expected = dataclasses.replace(images, flip=flip).vary(
             images.train_images[indices], variations
         )
-        codes = on_device.encoded(variations)
-        varied = on_device.vary(images.train_images, indices, codes, flip)
+        codes = device_images.encoded(variations)
+        varied = device_images.vary(images.train_images, indices, codes, flip)
         np.testing.assert_array_equal(varied, expected)
 
 
@@ -96,15 +97,22 @@ def test_the_runs_are_those_of_train(images, tmp_path, monkeypatch):
         assert results[k]["config"] == expected["config"]
 
 
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """A run that nothing cuts off, and its result."""
+    run = scaled(figure_3(8)[3], **SMALL, **RAMP)
+    folder = tmp_path_factory.mktemp("whole")
+    return run, *on_device.train_on_device([run], images, folder, steps_at_once=5, verbose=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 2])
-def test_a_run_that_was_cut_off_goes_on(images, tmp_path, processes):
-    run = scaled(figure_3(8)[3], **SMALL, **RAMP)
+def test_a_run_that_was_cut_off_goes_on(images, tmp_path, whole, processes):
+    run, expected = whole
     options = {"steps_at_once": 5, "processes": processes, "verbose": False}
-    (whole,) = on_device.train_on_device([run], images, tmp_path / "whole", **options)
     (part,) = on_device.train_on_device([run], images, tmp_path, seconds=0.0, **options)
     assert part["step"] == [5] and len(list(tmp_path.glob("on_device-*.npz"))) == 1
     (result,) = on_device.train_on_device([run], images, tmp_path, **options)
     assert result["step"] == [5, 10] and not list(tmp_path.glob("*.npz"))
     for curve in ("accuracy", "train_accuracy", "train_image_accuracy"):
-        assert result[curve] == whole[curve]
+        assert result[curve] == expected[curve]

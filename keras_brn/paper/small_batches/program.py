@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
-from keras_brn.paper.on_device import correct
+from keras_brn.paper.on_device.program import correct
 from keras_brn.paper.small_batches.network import build_network, renorm_layers_of, set_bounds
 from keras_brn.statistics import StatisticsScope, mean_over_groups
 

@@ -1,40 +1,29 @@
-"""Several runs at once, as one program of JAX: a small network alone leaves an accelerator idle.
+"""The runs of a program, from their beginning or their checkpoint on."""
 
-Figure 3 at the length of the paper, for `python -m keras_brn.paper.reproduce` to draw:
-
-    KERAS_BACKEND=jax python -m keras_brn.paper.on_device --tiny-imagenet PATH [--results results]
-"""
-
-import argparse
-import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
-import multiprocessing
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.data.files import write_arrays
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
-from keras_brn.paper.experiment import figure_3_paper_length
+from keras_brn.paper.on_device.drawing import Draws
+from keras_brn.paper.on_device.evaluation import Evaluation, padded
+from keras_brn.paper.on_device.images import as_floats, vary
+from keras_brn.paper.on_device.program import Program
 from keras_brn.paper.records import describe_images, provenance, write_json
 from keras_brn.paper.training.evaluation import fixed_training_images
 from keras_brn.paper.training.files import completed_result, result_path, run_config
-from keras_brn.paper.training.network import build_network, compiled_model
-from keras_brn.ramp import LinearRamp
+from keras_brn.paper.training.network import build_network
 
 # What may differ between the runs of one program; `r_max` and `d_max` of Batch Renorm only.
 _OF_EACH_RUN = {"name", "images_per_label", "draw", "seed", "r_max", "d_max"}
@@ -111,226 +100,6 @@ def _check(experiments):
         )
 
 
-class State(NamedTuple):
-    """What training changes: lists of arrays."""
-
-    trainable: list
-    others: list
-    optimizer: list
-    averages: list
-
-
-class Program:
-    """What is computed for one run.
-
-    Args:
-        experiment: `Experiment`.
-        data: `Images`.
-        convolution: Class of the convolutions.
-    """
-
-    def __init__(self, experiment, data, convolution=keras.layers.Conv2D):
-        self.experiment, self.data = experiment, data
-        self.model = compiled_model(experiment, data)
-        network = self.model.network
-        self.model.optimizer.build(network.trainable_variables)
-        self.network = with_convolutions(network, convolution)
-        averaged = {id(weight) for weight in self.model.averaged_weights}
-        self._averaged = [
-            [id(weight) in averaged for weight in weights]
-            for weights in (network.trainable_variables, network.non_trainable_variables)
-        ]
-
-    def initial_state(self, experiments):
-        """The `State` from which `train` would begin them, with an axis of the runs."""
-        models, states = {}, []
-        for run in experiments:
-            if run.seed not in models:
-                keras.utils.set_random_seed(run.seed)
-                models[run.seed] = compiled_model(self.experiment, self.data)
-            states.append(self._initial_state(models[run.seed], run))
-        return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *states)
-
-    def _initial_state(self, model, experiment):
-        network = model.network
-        _give_ramp(network, experiment)
-        if not model.optimizer.built:
-            model.optimizer.build(network.trainable_variables)
-        trainable, others, optimizer = (
-            [np.asarray(weight.value) for weight in weights]
-            for weights in (
-                network.trainable_variables,
-                network.non_trainable_variables,
-                model.optimizer.variables,
-            )
-        )
-        return State(trainable, others, optimizer, self._weights_averaged(trainable, others))
-
-    def _weights_averaged(self, trainable, others):
-        weights = zip([*trainable, *others], itertools.chain(*self._averaged), strict=True)
-        return [weight for weight, averaged in weights if averaged]
-
-    def weights_for_inference(self, state):
-        """The weights of the network, `(trainable, others)`, averages wherever there are any."""
-        averages = iter(state.averages)
-        return tuple(
-            [next(averages) if averaged else x for x, averaged in zip(weights, which, strict=True)]
-            for weights, which in zip(state[:2], self._averaged, strict=True)
-        )
-
-    def train_step(self, state, step, images, labels):
-        """A training step.
-
-        Args:
-            state: `State`.
-            step: Integer, the number of steps completed.
-            images: Floats in [-1, 1] (batch, height, width, channels).
-            labels: Integers (batch,).
-
-        Returns:
-            The next `State`, and the number of images that were classified correctly.
-        """
-        target = jax.nn.one_hot(labels, self.data.classes)
-
-        def loss(trainable):
-            logits, others, penalties = self.network.stateless_call(
-                trainable, state.others, images, training=True, return_losses=True
-            )
-            return self.model.loss(target, logits) + sum(penalties), (others, logits)
-
-        gradients, (others, logits) = jax.grad(loss, has_aux=True)(state.trainable)
-        trainable, optimizer = self.model.optimizer.stateless_apply(
-            state.optimizer, gradients, state.trainable
-        )
-        count = step.astype("float32")
-        rate = 1.0 - jnp.minimum(self.model.decay, (1.0 + count) / (10.0 + count))
-        weights = self._weights_averaged(trainable, others)
-        averages = [
-            average + rate * (weight - average)
-            for average, weight in zip(state.averages, weights, strict=True)
-        ]
-        return State(trainable, others, optimizer, averages), correct(logits, labels)
-
-
-def _give_ramp(network, experiment):
-    """What `train` does by a `RenormSchedule`."""
-    counts = experiment.warmup_steps, experiment.r_max_steps, experiment.d_max_steps
-    for layer in network.layers:
-        if isinstance(layer, BatchRenormalization):
-            layer.set_schedule(None)
-            layer.set_bounds(experiment.r_max, experiment.d_max)
-            layer.set_schedule(LinearRamp(*counts) if experiment.r_max_steps > 0 else None)
-
-
-def correct(logits, labels):
-    """How many images are classified correctly."""
-    return jnp.sum(jnp.argmax(logits, -1) == labels)
-
-
-def as_floats(images):
-    """uint8 images as floats in [-1, 1]."""
-    return images.astype("float32") / 127.5 - 1.0
-
-
-def encoded(variations):
-    """Integers below 162, uint8 (batch,): all that `Images.vary` makes of two random integers."""
-    return (variations[:, 0] % 81 * 2 + variations[:, 1] % 2).astype("uint8")
-
-
-def vary(images, indices, codes, flip):
-    """`Images.vary` on the device.
-
-    Args:
-        images: (all, height, width, channels).
-        indices: Integers (batch,): which of them.
-        codes: As of `encoded`.
-        flip: Whether any image may be mirrored.
-
-    Returns:
-        (batch, height, width, channels).
-    """
-    _, height, width, _ = images.shape
-    shift, mirrored = codes.astype("int32") // 2, codes % 2 == 1
-
-    def reflected(positions, size):
-        positions = positions % (2 * size)
-        return jnp.minimum(positions, 2 * size - 1 - positions)
-
-    rows = reflected(jnp.arange(height) - (shift[:, None] // 9 - 4), height)
-    columns = reflected(jnp.arange(width) - (shift[:, None] % 9 - 4), width)
-    if flip:
-        columns = jnp.where(mirrored[:, None], width - 1 - columns, columns)
-    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-class _Draws:
-    """The indices and variations of consecutive steps, for all runs: each kind of draw once.
-
-    Args:
-        experiments: List of `Experiment`.
-        labels: Integers (images,).
-    """
-
-    def __init__(self, experiments, labels):
-        keys = [(x.seed, x.draw or x.batch_size, x.images_per_label) for x in experiments]
-        self.kinds = list(dict.fromkeys(keys))
-        self.kind_of_run = np.array([self.kinds.index(key) for key in keys])
-        self.batch_size, self.labels = experiments[0].batch_size, labels
-
-    def samplers(self):
-        return [
-            Sampler(self.labels, self.batch_size, seed, group, images_per_label)
-            for seed, group, images_per_label in self.kinds
-        ]
-
-    @contextlib.contextmanager
-    def of_calls(self, starts, steps, processes):
-        """For the block of a `with` statement: yields `indices` and `codes`, (steps, runs, batch),
-        of one call after another, drawn ahead from now on.
-
-        Args:
-            starts: The first step of each call.
-            steps: Number of steps in a call.
-            processes: As of `train_on_device`.
-        """
-        if processes:
-            pool = concurrent.futures.ProcessPoolExecutor(
-                processes, multiprocessing.get_context("spawn"), _start_drawing, (self,)
-            )
-        else:
-            pool = concurrent.futures.ThreadPoolExecutor(1, "draws", _start_drawing, (self,))
-
-        def submit(first):
-            return [pool.submit(_draw, kind, first, steps) for kind in range(len(self.kinds))]
-
-        ahead = collections.deque(submit(first) for first in starts[: 2 + 2 * processes])
-
-        def calls():
-            for k in range(len(starts)):
-                drawn = [job.result() for job in ahead.popleft()]
-                if k + len(ahead) + 1 < len(starts):
-                    ahead.append(submit(starts[k + len(ahead) + 1]))
-                yield tuple(
-                    np.stack([drawn[kind][i] for kind in self.kind_of_run], 1) for i in (0, 1)
-                )
-
-        try:
-            yield calls()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_drawing(draws):
-    global _samplers  # Of a process or a thread that draws.
-    _samplers = draws.samplers()
-
-
-def _draw(kind, first, count):
-    draws = [_samplers[kind].draw(step) for step in range(first, first + count)]
-    indices = np.stack([indices for indices, _ in draws]).astype("int32")
-    return indices, np.stack([encoded(variations) for _, variations in draws])
-
-
 class Runs:
     """The runs of a program, from the beginning or from their checkpoint to the end.
 
@@ -375,7 +144,7 @@ class Runs:
 
     def train(self, processes=0, verbose=False, seconds=None):
         self.folder.mkdir(parents=True, exist_ok=True)
-        draws = _Draws(self.experiments, np.asarray(self.data.labels["train"]))
+        draws = Draws(self.experiments, np.asarray(self.data.labels["train"]))
         starts = range(self.done, self.steps, self.per_call)
         counts, evaluated = [], None
         with draws.of_calls(starts, self.per_call, processes) as of_calls:
@@ -452,7 +221,7 @@ class Runs:
             print(f"step {self.done}, {time.time() - self.start:.0f} s: {accuracies}", flush=True)
 
     def _evaluations(self):
-        """List of `_Evaluation`."""
+        """List of `Evaluation`."""
         network, evaluations = self.program.network, []
         every = np.arange(len(self.experiments))
         parts = {
@@ -462,14 +231,14 @@ class Runs:
         for curve, (part, chosen) in parts.items():
             batches = padded(np.arange(len(chosen)), min(_IMAGES_AT_ONCE, len(chosen)))
             images = self.pixels[part][chosen], self.labels[part][chosen]
-            evaluations.append(_Evaluation(curve, every, network, False, *images, batches))
+            evaluations.append(Evaluation(curve, every, network, False, *images, batches))
         images = self.pixels["validation"], self.labels["validation"]
         for images_per_label in {run.images_per_label for run in self.experiments} - {None}:
             runs = np.array([k for k in every if self._has_batch_accuracy(k, images_per_label)])
             if len(runs):
                 network, batches = self._test_minibatches(images_per_label)
                 evaluations.append(
-                    _Evaluation("batch_accuracy", runs, network, True, *images, batches)
+                    Evaluation("batch_accuracy", runs, network, True, *images, batches)
                 )
         return evaluations
 
@@ -504,105 +273,3 @@ class Runs:
             write_json(result_path(run, self.data.name, self.folder), result)
         leaves = {str(k): np.asarray(x) for k, x in enumerate(jax.tree.leaves(self.state))}
         write_arrays(self.checkpoint, {"results": np.array(json.dumps(self.results)), **leaves})
-
-
-def padded(indices, size):
-    """(batches, size) with -1 where there is none."""
-    return np.pad(indices, (0, -len(indices) % size), constant_values=-1).reshape(-1, size)
-
-
-class _Evaluation(NamedTuple):
-    """A curve of some of the runs, by the averages of their weights.
-
-    Attributes:
-        curve: Its name in the results.
-        runs: Integers: which of the runs.
-        network: `keras.Model`.
-        training: Whether to normalize as in training.
-        pixels: uint8 (all, height, width, channels).
-        labels: Integers (all,).
-        batches: Integers (batches, images): which of them are classified together; -1: none.
-    """
-
-    curve: str
-    runs: Any
-    network: Any
-    training: bool
-    pixels: Any
-    labels: Any
-    batches: Any
-
-    @property
-    def count(self):
-        """The number of images that are classified."""
-        return np.sum(self.batches >= 0)
-
-    @property
-    def program(self):
-        """What tells the programs of evaluations apart."""
-        shapes = self.runs.shape, self.pixels.shape, self.batches.shape
-        return id(self.network), self.training, *shapes
-
-    def arguments(self, weights):
-        """Of the program, from the weights of all runs."""
-        return weights, self.runs, self.pixels, self.labels, self.batches
-
-    def lowered(self, weights):
-        return count_correct.lower(self.network, self.training, *self.arguments(weights))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def count_correct(network, training, weights, runs, pixels, labels, batches):
-    """How many of the images are classified correctly by each run, (runs,).
-
-    Args:
-        network: `keras.Model`.
-        training: Whether to normalize as in training.
-        weights: `(trainable, others)` of the network, with an axis of all runs.
-        runs: Integers: which of the runs.
-        pixels: uint8 (all, height, width, channels).
-        labels: Integers (all,).
-        batches: Integers (batches, images): which of them are classified together; -1: none.
-    """
-    weights = jax.tree.map(lambda x: x[runs], weights)
-
-    def of_batch(indices):
-        x = as_floats(pixels[indices])
-        x = jnp.broadcast_to(x, (len(runs), *x.shape))
-        y = jnp.where(indices < 0, -1, labels[indices])
-        logits, _ = jax.vmap(
-            lambda weights, x: network.stateless_call(*weights, x, training=training)
-        )(weights, x)
-        return jax.vmap(lambda logits: correct(logits, y))(logits)
-
-    return jnp.sum(jax.lax.map(of_batch, batches), 0)
-
-
-def main():
-    programs = figure_3_paper_length()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny-imagenet", type=Path, required=True, help="zip, tar or folder")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--processes", type=int, default=0, help="that draw the images")
-    parser.add_argument(
-        "--seconds", type=float, help="time limit of each program; a later call goes on from there"
-    )
-    parser.add_argument(
-        "--programs",
-        type=int,
-        nargs="+",
-        default=list(range(len(programs))),
-        choices=range(len(programs)),
-        help="which of those of `figure_3_paper_length`",
-    )
-    options = parser.parse_args()
-    data = load_tiny_imagenet(options.tiny_imagenet)
-    folder = options.results / "on_device"
-    for k in options.programs:
-        train_on_device(
-            programs[k], data, folder, processes=options.processes, seconds=options.seconds
-        )
-
-
-if __name__ == "__main__":
-    main()
