@@ -4,8 +4,8 @@
         [--results results] [--out figures]
 
 EfficientNet-lite0 was trained with batchnorm and large minibatches. With memory for a few images it
-is trained further on a thousand images of 96x96 pixels, of the 10 labels of CIFAR-10 or of 50 of
-Tiny ImageNet. With the first seed the learning rate is chosen, on other images than those reported:
+is trained further on a thousand images of 96x96 pixels, each of them once, of the 10 labels of
+CIFAR-10 or of 50 of Tiny ImageNet. With the first seed the learning rate is chosen, on other images than those reported:
 for each method it climbs from the same rate as long as it gets better. The other seeds are trained
 at the best rate alone. What has a momentum of .999 takes the rate that was chosen with .99.
 """
@@ -24,7 +24,7 @@ from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scaled
-from keras_brn.paper.studies import best_runs, run_study, save_study, study_parser
+from keras_brn.paper.studies import best_runs, check_method, run_study, save_study, study_parser
 
 METHODS = {
     "batchnorm": "batchnorm",
@@ -38,7 +38,7 @@ METHODS = {
 _SLOW = "_slow"
 _BOUNDS = {"batch_renorm": (3.0, 5.0), "batch_renorm_tight": (1.5, 0.5)}  # r_max, d_max
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-FIRST_RATE = 1e-4
+FIRST_RATE = 3e-4
 SIZE = 96
 # The most important first: data, images of a step, and whether with a momentum of .999 as well.
 SETTINGS = (
@@ -69,14 +69,11 @@ class PretrainedRun:
     images_per_step: int
     learning_rate: float
     seed: int = 0
-    images_seen: int = 2_000
+    images_seen: int = 1_000
     training_images: int = 1_000
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(
-                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
-            )
+        check_method(self.method, METHODS)
 
     @property
     def steps(self):
@@ -249,24 +246,25 @@ class Networks:
 
 def pretrained_data(name, path):
     """Images of 96x96 pixels: `Images` with thrice what a run trains on, and of other training
-    images a pair of 1,000 images and labels, for choices.
+    images a pair of 500 images and labels, for choices.
 
     Args:
-        name: "cifar10", of which all 10 labels are taken and 2,000 test images; or "tiny_imagenet",
-            of which every fourth label is taken, 50, and their 2,500 validation images.
+        name: "cifar10", of which all 10 labels are taken and 1,000 test images; or "tiny_imagenet",
+            of which every fourth label is taken, 50, and 1,250 of their validation images.
         path: As for `load_cifar10` or `load_tiny_imagenet`.
     """
+    of_each = 350 if name == "cifar10" else 70
     if name == "cifar10":
-        data = load_cifar10(path).of_labels(range(10), 400)
-        data = dataclasses.replace(
-            data,
-            validation_images=data.validation_images[::5],
-            validation_labels=data.validation_labels[::5],
-        )
+        data, every = load_cifar10(path).of_labels(range(10), of_each), 10
     else:
-        data = load_tiny_imagenet(path, size=64).of_labels(range(0, 200, 4), 80)
+        data, every = load_tiny_imagenet(path, size=64).of_labels(range(0, 200, 4), of_each), 2
+    data = dataclasses.replace(
+        data,
+        validation_images=data.validation_images[::every],
+        validation_labels=data.validation_labels[::every],
+    )
     large = {name: _resized(getattr(data, name)) for name in ("train_images", "validation_images")}
-    return hold_out(dataclasses.replace(data, **large), per_label=1_000 // data.classes)
+    return hold_out(dataclasses.replace(data, **large), per_label=500 // data.classes)
 
 
 def _resized(images, at_once=500):
@@ -307,9 +305,10 @@ def main(arguments=None):
             )
         ]
         results = results_of(search)
-        others = [run for run in reported_runs(search, results, slow) if run not in search]
-        stored += results + results_of(others)
-        save_study(stored, options.out / "pretrained.json")
+        stored += results
+        for run in reported_runs(search, results, slow):
+            stored += results_of([run]) if run not in search else []
+            save_study(stored, options.out / "pretrained.json")
 
 
 if __name__ == "__main__":
