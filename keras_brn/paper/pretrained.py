@@ -5,9 +5,10 @@
 
 EfficientNet-lite0 was trained with batchnorm and large minibatches. With memory for a few images it
 is trained further on a thousand images of 96x96 pixels, each of them once, of the 10 labels of
-CIFAR-10 or of 50 of Tiny ImageNet. With the first seed the learning rate is chosen, on other images than those reported:
-for each method it climbs from the same rate as long as it gets better. The other seeds are trained
-at the best rate alone. What has a momentum of .999 takes the rate that was chosen with .99.
+CIFAR-10 or of 50 of Tiny ImageNet. With the first seed the learning rate is chosen, on other images
+than those reported: for each method it climbs from the same rate as long as it gets better. The
+other seeds are trained at the best rate alone. What has a momentum of .999 takes the rate that was
+chosen with .99.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scaled
-from keras_brn.paper.studies import best_runs, check_method, run_study, save_study, study_parser
+from keras_brn.paper.studies import best_runs, run_study, save_study, study_parser
 
 METHODS = {
     "batchnorm": "batchnorm",
@@ -73,7 +74,10 @@ class PretrainedRun:
     training_images: int = 1_000
 
     def __post_init__(self):
-        check_method(self.method, METHODS)
+        if self.method not in METHODS:
+            raise ValueError(
+                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
+            )
 
     @property
     def steps(self):
