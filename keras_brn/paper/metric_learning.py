@@ -18,7 +18,7 @@ from keras_brn.convert import renormalize
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.networks.small import small_inception
-from keras_brn.paper.studies import run_study, save_study, study_parser
+from keras_brn.paper.studies import check_method, run_study, save_study, study_parser
 
 METHODS = {
     "batchnorm": "batchnorm",
@@ -56,10 +56,7 @@ class MetricRun:
     momentum: float = 0.9
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(
-                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
-            )
+        check_method(self.method, METHODS)
 
 
 def metric_runs(images_per_label=IMAGES_PER_LABEL, rates=LEARNING_RATES, seeds=range(3)):

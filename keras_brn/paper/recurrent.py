@@ -17,7 +17,13 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.studies import SEARCH_SEED, search_and_report, study_parser
+from keras_brn.paper.studies import (
+    SEARCH_SEED,
+    check_method,
+    momentum_for,
+    search_and_report,
+    study_parser,
+)
 from keras_brn.recurrent import RenormLSTMCell, RenormRNN
 from keras_brn.schedule import RenormSchedule
 
@@ -56,10 +62,7 @@ class RecurrentRun:
     units: int = 64
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(
-                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
-            )
+        check_method(self.method, METHODS)
 
     @property
     def steps(self):
@@ -68,8 +71,8 @@ class RecurrentRun:
 
     @property
     def momentum(self):
-        """Of the averages of mu and sigma: what was best in Figure 6 for this number of steps."""
-        return min(0.99, max(0.0, 1 - 100 / self.steps))
+        """Of the averages of mu and sigma."""
+        return momentum_for(self.steps)
 
 
 def search_runs(images_per_step=(4, 32)):

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper.studies import SEARCH_SEED, search_and_report, study_parser
+from keras_brn.paper.studies import SEARCH_SEED, check_method, search_and_report, study_parser
 from keras_brn.ramp import LinearRamp
 
 with extra("notebooks"):
@@ -61,10 +61,7 @@ class ReinforcementRun:
     evaluations: int = 20
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(
-                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
-            )
+        check_method(self.method, METHODS)
 
 
 def critic_network(run):

@@ -18,6 +18,17 @@ from keras_brn.paper.records import locked_error, provenance, read_json, run_loc
 SEARCH_SEED = 100  # From here on seeds are of searches, and nothing of them is reported.
 
 
+def check_method(method, methods):
+    """Raises a ValueError if a method is none of a dict's."""
+    if method not in methods:
+        raise ValueError(f"`method` must be one of {sorted(methods)}. Received: method={method!r}")
+
+
+def momentum_for(steps):
+    """The momentum of mu and sigma that was best in Figure 6, for a run of a number of steps."""
+    return min(0.99, max(0.0, 1 - 100 / steps))
+
+
 def run_study(runs, train, folder, data=None):
     """The results of all runs; those that the folder holds already are read.
 
