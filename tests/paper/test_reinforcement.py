@@ -11,7 +11,7 @@ pytestmark = [
 if keras.backend.backend() == "jax":
     import jax
 
-    from keras_brn.paper import reinforcement
+    from keras_brn.paper import actor_critic, reinforcement
 
 SMALL = {"steps": 40, "random_steps": 20, "batch_size": 8, "units": 8, "evaluations": 4}
 
@@ -32,7 +32,7 @@ def named(agent, state):
 
 def test_statistics_are_those_of_both_halves_of_the_joint_minibatch(rng):
     run = reinforcement.ReinforcementRun("batch_renorm", 1e-3, **SMALL)
-    agent, batch = reinforcement.Agent(run), transitions(rng)
+    agent, batch = actor_critic.Agent(run), transitions(rng)
     state = agent.update(agent.state, batch, jax.random.key(0))
     means = named(agent, state)["moving_mean"]
     expected = 0.01 * np.concatenate([batch[0], batch[3]]).mean(0)
@@ -42,7 +42,7 @@ def test_statistics_are_those_of_both_halves_of_the_joint_minibatch(rng):
 
 
 def test_target_networks_follow_slowly(rng):
-    agent = reinforcement.Agent(reinforcement.ReinforcementRun("targets", 1e-2, **SMALL))
+    agent = actor_critic.Agent(reinforcement.ReinforcementRun("targets", 1e-2, **SMALL))
     before = [np.array(value) for value in agent.state["target"]]
     state = agent.update(agent.state, transitions(rng), jax.random.key(0))
     for old, target, new in zip(before, state["target"], state["critic"], strict=True):
@@ -51,7 +51,7 @@ def test_target_networks_follow_slowly(rng):
 
 def test_density_of_actions(rng):
     """It integrates to 1 over (-1, 1)."""
-    agent = reinforcement.Agent(reinforcement.ReinforcementRun("plain", 1e-3, **SMALL))
+    agent = actor_critic.Agent(reinforcement.ReinforcementRun("plain", 1e-3, **SMALL))
     observations = np.repeat(rng.normal(size=(1, 3)).astype("float32"), 20_000, axis=0)
     actions, density = agent._actions(agent.state["actor"], observations, jax.random.key(0))
     inside = np.abs(actions) < 0.9  # The mean of 1 / density over samples is the length.
@@ -61,7 +61,7 @@ def test_density_of_actions(rng):
 @pytest.mark.parametrize("method", ["targets", "plain", "batchnorm", "batch_renorm"])
 def test_runs(method):
     run = reinforcement.ReinforcementRun(method, 1e-3, **SMALL)
-    result = reinforcement.train_reinforcement(run)
+    result = actor_critic.train_reinforcement(run)
     assert result["step"] == [10, 20, 30, 40] and all(-2000 < r < 0 for r in result["return"])
     assert result["mean"] == result["choices"] and result["last"] == result["return"][-1]
     assert (result["distance"] > 1e-3) == (method in ("batchnorm", "batch_renorm"))
