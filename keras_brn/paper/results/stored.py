@@ -3,12 +3,33 @@
 import json
 from pathlib import Path
 
-from keras_brn.paper.metric_learning import METHODS
+from keras_brn.paper import metric_learning, recurrent, reinforcement, residual
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
-from keras_brn.paper.results.studies import study_table, summarize_study
+from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
 from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
 from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
-from keras_brn.paper.studies import load_study
+from keras_brn.paper.studies import load_study, reported
+
+# Of each study, by the name of its file: its methods, the attributes that make a setting, what is
+# shown of its results, what the others are compared with, and how numbers are written.
+STUDIES = {
+    "metric_learning": (metric_learning.METHODS, (), {"test": "recall at 1"}, "batchnorm", PERCENT),
+    "recurrent": (
+        recurrent.METHODS,
+        ("images_per_step",),
+        {"test": "accuracy", "longer": "sequences twice as long"},
+        "plain",
+        PERCENT,
+    ),
+    "reinforcement": (
+        reinforcement.METHODS,
+        (),
+        {"mean": "return, whole run", "last": "return, last quarter"},
+        "batchnorm",
+        NUMBERS,
+    ),
+    "residual": (residual.METHODS, (), {"test": "accuracy"}, "batchnorm", PERCENT),
+}
 
 
 def stored_tables(folder):
@@ -48,8 +69,9 @@ def stored_tables(folder):
         tables |= momentum_tables(stored["momentum"])
     if of_fine_tuning := summary("fine_tuning"):
         tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
-    if (folder / "metric_learning.json").exists():
-        results = load_study(folder / "metric_learning.json")
-        of_metric = summarize_study(results, (), ["test"], "batchnorm")
-        tables["metric learning"] = study_table(of_metric, METHODS, {"test": "recall at 1"})
+    for name, (methods, setting, quantities, baseline, formats) in STUDIES.items():
+        if (folder / f"{name}.json").exists():
+            results = reported(load_study(folder / f"{name}.json"))
+            of_study = summarize_study(results, setting, quantities, baseline)
+            tables[name] = study_table(of_study, methods, quantities, formats)
     return tables
