@@ -124,6 +124,7 @@ def save_study(results, path):
         if result["provenance"] not in made:
             made.append(result["provenance"])
     runs = [{k: v for k, v in result.items() if k != "provenance"} for result in results]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"runs": runs, "provenance": made})
 
 
