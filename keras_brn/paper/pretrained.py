@@ -7,8 +7,7 @@ EfficientNet-lite0 was trained with batchnorm and large minibatches. With memory
 is trained further on a thousand images of 96x96 pixels, each of them once, of the 10 labels of
 CIFAR-10 or of 50 of Tiny ImageNet. With the first seed the learning rate is chosen, on other images
 than those reported: for each method it climbs from the same rate as long as it gets better. The
-other seeds are trained at the best rate alone. What has a momentum of .999 takes the rate that was
-chosen with .99.
+other seeds are trained at the best rate alone.
 """
 
 import dataclasses
@@ -25,29 +24,24 @@ from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scaled
-from keras_brn.paper.studies import best_runs, run_study, save_study, study_parser
+from keras_brn.paper.studies import best_runs, check_method, run_study, save_study, study_parser
 
 METHODS = {
     "batchnorm": "batchnorm",
-    "batchnorm_slow": "batchnorm, momentum .999",
     "frozen_batchnorm": "batchnorm, frozen",
     "batch_renorm": "Batch Renorm, bounds 3 and 5",
     "batch_renorm_slow": "Batch Renorm, bounds 3 and 5, momentum .999",
     "batch_renorm_tight": "Batch Renorm, bounds 1.5 and .5",
     "batch_renorm_tight_slow": "Batch Renorm, bounds 1.5 and .5, momentum .999",
+    "batchnorm_slow": "batchnorm, momentum .999",
 }
 _SLOW = "_slow"
 _BOUNDS = {"batch_renorm": (3.0, 5.0), "batch_renorm_tight": (1.5, 0.5)}  # r_max, d_max
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 FIRST_RATE = 3e-4
 SIZE = 96
-# The most important first: data, images of a step, and whether with a momentum of .999 as well.
-SETTINGS = (
-    ("cifar10", 4, True),
-    ("cifar10", 2, False),
-    ("tiny_imagenet", 4, False),
-    ("cifar10", 8, False),
-)
+# Data and images of a step, the most important first.
+SETTINGS = (("cifar10", 4), ("cifar10", 2), ("tiny_imagenet", 4), ("cifar10", 8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +68,7 @@ class PretrainedRun:
     training_images: int = 1_000
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(
-                f"`method` must be one of {sorted(METHODS)}. Received: method={self.method!r}"
-            )
+        check_method(self.method, METHODS)
 
     @property
     def steps(self):
@@ -111,24 +102,6 @@ def climb(run, quality, rates=LEARNING_RATES):
     return tried
 
 
-def reported_runs(search, results, slow, seeds=range(3)):
-    """The runs of the comparison, at the rates that are best in the search.
-
-    Args:
-        search: List of runs, as `climb` returns them, of all methods.
-        results: Theirs, in the same order.
-        slow: Whether also with a momentum of .999.
-        seeds: Iterable of integers.
-    """
-    runs = best_runs(search, results, ("method",), seeds)
-    slow_methods = {method: method + _SLOW for method in METHODS if method + _SLOW in METHODS}
-    return runs + [
-        dataclasses.replace(run, method=slow_methods[run.method])
-        for run in runs
-        if slow and run.method in slow_methods
-    ]
-
-
 def reported_results(results):
     """Those of the stored results, search included, whose learning rate was chosen: it is that of
     the seeds after the first."""
@@ -138,6 +111,19 @@ def reported_results(results):
 
     chosen = {setting(result): result["learning_rate"] for result in results if result["seed"]}
     return [r for r in results if chosen.get(setting(r)) == r["learning_rate"]]
+
+
+def search_and_seeds(run, results_of, seeds=(1, 2)):
+    """The results of the search for a learning rate, and of other seeds at the best one.
+
+    Args:
+        run: `PretrainedRun` where the search begins, with seed 0.
+        results_of: Function of a list of runs that returns the list of their results.
+        seeds: Iterable of integers, not zero.
+    """
+    search = climb(run, lambda run: results_of([run])[0]["choices"])
+    results = results_of(search)
+    return results + results_of(best_runs(search, results, ("method",), seeds))
 
 
 class _Batches(keras.utils.PyDataset):
@@ -288,7 +274,7 @@ def main(arguments=None):
     networks = Networks(pretrained_efficientnet(SIZE))
     load = functools.cache(pretrained_data)
     stored = []
-    for name, images_per_step, slow in SETTINGS:
+    for name, images_per_step in SETTINGS:
         images, choices = load(name, getattr(options, name))
 
         def train(run, images=images, choices=choices):
@@ -299,19 +285,9 @@ def main(arguments=None):
         results_of = functools.partial(
             run_study, train=train, folder=options.results / "pretrained", data=images
         )
-        search = [
-            tried
-            for method in METHODS
-            if not method.endswith(_SLOW)
-            for tried in climb(
-                PretrainedRun(method, name, images_per_step, FIRST_RATE),
-                lambda run, results_of=results_of: results_of([run])[0]["choices"],
-            )
-        ]
-        results = results_of(search)
-        stored += results
-        for run in reported_runs(search, results, slow):
-            stored += results_of([run]) if run not in search else []
+        for method in METHODS:
+            first = PretrainedRun(method, name, images_per_step, FIRST_RATE)
+            stored += search_and_seeds(first, results_of)
             save_study(stored, options.out / "pretrained.json")
 
 

@@ -98,13 +98,11 @@ def test_the_search_ends_behind_the_best_rate(best, tried):
 
 
 def test_seeds_after_the_first_are_trained_at_the_best_rate():
-    search = [dataclasses.replace(RUN, learning_rate=rate) for rate in (1e-4, 3e-4)]
-    results = [{**dataclasses.asdict(run), "choices": run.learning_rate} for run in search]
-    runs = pretrained.reported_runs(search, results, slow=True)
-    assert [(run.method, run.seed) for run in runs] == [
-        (method, seed) for method in ("batch_renorm", "batch_renorm_slow") for seed in range(3)
-    ]
-    assert {run.learning_rate for run in runs} == {3e-4}
-    stored = results + [dataclasses.asdict(run) for run in runs if run not in search]
-    assert len(stored) == 7
-    assert pretrained.reported_results(stored) == [stored[1], *stored[2:]]
+    def results_of(runs):
+        return [{**dataclasses.asdict(run), "choices": run.learning_rate < 1e-3} for run in runs]
+
+    results = pretrained.search_and_seeds(dataclasses.replace(RUN, learning_rate=3e-4), results_of)
+    tried = [(result["learning_rate"], result["seed"]) for result in results]
+    assert tried == [(3e-4, 0), (1e-3, 0), (1e-4, 0), (3e-4, 1), (3e-4, 2)]
+    reported = pretrained.reported_results(results)
+    assert [(r["learning_rate"], r["seed"]) for r in reported] == [(3e-4, s) for s in range(3)]
