@@ -49,6 +49,40 @@ def test_target_networks_follow_slowly(rng):
         np.testing.assert_allclose(target, old + 0.005 * (new - old), rtol=1e-5, atol=1e-7)
 
 
+def test_critics_follow_the_target_of_the_joint_pass(rng):
+    """The bias of the first critic rises where the target is above its values, on average."""
+    agent = actor_critic.Agent(reinforcement.ReinforcementRun("batchnorm", 1e-3, **SMALL))
+    batch, key = transitions(rng), jax.random.key(0)
+    drawn = agent._actions(agent.state["actor"], batch[3], jax.random.split(key)[0])
+    actions, density = map(np.asarray, drawn)
+    joint = [np.concatenate(pair) for pair in ((batch[0], batch[3]), (batch[1], actions))]
+    values, following = np.split(np.asarray(agent.values(*joint, training=True)), 2)
+    least = following.min(axis=1, keepdims=True)
+    bias = next(k for k, v in enumerate(agent.critic.trainable_variables) if v.shape == (1,))
+    for excess in (-0.01, 0.01):
+        batch[2] = values[:, :1] - 0.99 * (least - density) + np.float32(excess)
+        state = jax.tree.map(jax.numpy.copy, agent.state)  # An update takes its memory.
+        moved = agent.update(state, batch, key)["critic"][bias]
+        np.testing.assert_allclose(moved, np.sign(excess) * 1e-3, rtol=1e-3)  # Adam's first step.
+
+
+def test_the_actor_learns_from_critics_in_inference(rng):
+    agent = actor_critic.Agent(reinforcement.ReinforcementRun("batchnorm", 1e-3, **SMALL))
+    batch, key = transitions(rng), jax.random.key(0)
+    before = [np.array(value) for value in agent.state["actor"]]
+    agent.state = agent.update(agent.state, batch, key)
+
+    def loss(actor):
+        actions, density = agent._actions(actor, batch[0], jax.random.split(key)[1])
+        least = agent.values(batch[0], actions, training=False).min(axis=1, keepdims=True)
+        surplus = jax.lax.stop_gradient(1 - density.mean())  # Of entropy: -1 is wanted.
+        return (density - least).mean() + actor[-1] * surplus  # The temperature is 1.
+
+    for old, new, slope in zip(before, agent.state["actor"], jax.grad(loss)(before), strict=True):
+        adam = old - 1e-3 * slope / (abs(slope) + 1e-7)  # Its first step.
+        np.testing.assert_allclose(new, adam, atol=2e-5)
+
+
 def test_density_of_actions(rng):
     """It integrates to 1 over (-1, 1)."""
     agent = actor_critic.Agent(reinforcement.ReinforcementRun("plain", 1e-3, **SMALL))
