@@ -19,7 +19,7 @@ def load_cifar10(path=None):
             `test/<label>/...`; the labels in alphabetical order are 0, 1, 2, ...
 
     Returns:
-        `Images` with uint8 images (images, 32, 32, 3).
+        `Images` with uint8 images (images, 32, 32, 3). Those of an archive are sorted by label.
 
     Raises:
         ValueError: If `path` does not exist, or does not hold training and test images.
