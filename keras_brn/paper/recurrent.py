@@ -75,7 +75,7 @@ class RecurrentRun:
         return momentum_for(self.steps)
 
 
-def search_runs(images_per_step=(4, 32)):
+def search_runs(images_per_step=(32,)):
     """The runs that choose the learning rate and gamma of each method and size.
 
     Averages for each time step are left out with fewer than 32 images, where they learn nothing.

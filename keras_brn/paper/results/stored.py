@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from keras_brn.paper import metric_learning, recurrent, reinforcement, residual
+from keras_brn.paper import metric_learning, pretrained, recurrent, reinforcement, residual
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
 from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
@@ -27,6 +27,13 @@ STUDIES = {
         {"mean": "return, whole run", "last": "return, last quarter"},
         "batchnorm",
         NUMBERS,
+    ),
+    "pretrained": (
+        pretrained.METHODS,
+        ("data", "images_per_step"),
+        {"test": "accuracy"},
+        "batchnorm",
+        PERCENT,
     ),
     "residual": (residual.METHODS, (), {"test": "accuracy"}, "batchnorm", PERCENT),
 }
@@ -71,7 +78,8 @@ def stored_tables(folder):
         tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
     for name, (methods, setting, quantities, baseline, formats) in STUDIES.items():
         if (folder / f"{name}.json").exists():
-            results = reported(load_study(folder / f"{name}.json"))
+            select = pretrained.reported_results if name == "pretrained" else reported
+            results = select(load_study(folder / f"{name}.json"))
             of_study = summarize_study(results, setting, quantities, baseline)
             tables[name] = study_table(of_study, methods, quantities, formats)
     return tables
