@@ -32,6 +32,7 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
     "cluster": (REHEARSAL, 2, "Batch Renorm, groups of 32"),
     "cost": ({}, None, "mu and sigma, one by one, ms"),
     "metric_learning": ({}, None, "Batch Renorm"),  # Shows the stored runs.
+    "recurrent": ({}, None, "Batch Renorm, one set of averages"),
     "reinforcement": ({"STEPS": 60}, None, "Batch Renorm (CrossQ)"),
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }

@@ -18,7 +18,7 @@ STUDIES = {
         recurrent.METHODS,
         ("images_per_step",),
         {"test": "accuracy", "longer": "sequences twice as long"},
-        "plain",
+        "batchnorm_per_step",
         PERCENT,
     ),
     "reinforcement": (
