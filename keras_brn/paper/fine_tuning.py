@@ -20,6 +20,7 @@ from keras_brn.paper.records import (
     run_lock,
     write_json,
 )
+from keras_brn.paper.studies import compile_with_cosine
 from keras_brn.paper.training.files import check_equal, read_checkpoint_state, save_checkpoint
 
 NORMALIZATIONS = {
@@ -217,11 +218,6 @@ def adapted(base, classes, run):
 
 
 def _compile(model, learning_rate, steps):
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    model.compile(
-        keras.optimizers.Adam(schedule),
-        keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
-    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    compile_with_cosine(model, loss, learning_rate, steps, [accuracy])

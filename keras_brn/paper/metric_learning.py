@@ -16,9 +16,16 @@ from keras import ops
 
 from keras_brn.convert import renormalize
 from keras_brn.paper.data.glyphs import load_glyphs
+from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.networks.small import small_inception
-from keras_brn.paper.studies import check_method, run_study, save_study, study_parser
+from keras_brn.paper.studies import (
+    check_method,
+    compile_with_cosine,
+    run_study,
+    save_study,
+    study_parser,
+)
 
 METHODS = {
     "batchnorm": "batchnorm",
@@ -113,11 +120,7 @@ class _Batches(keras.utils.PyDataset):
 
     def __getitem__(self, step):
         indices, _ = self.sampler.draw(step)
-        return _scaled(self.images[indices]), self.labels[indices]
-
-
-def _scaled(images):
-    return images.astype("float32") / 127.5 - 1
+        return as_floats(self.images[indices]), self.labels[indices]
 
 
 def train_metric(run, data, base):
@@ -137,7 +140,7 @@ def train_metric(run, data, base):
     features = keras.Model(base.input, keras.layers.UnitNormalization()(base.layers[-2].output))
     before = _recall(features, test)
     model = _embedding(base, run)
-    _compile(model, contrastive_loss, run.learning_rate, run.steps)
+    compile_with_cosine(model, contrastive_loss, run.learning_rate, run.steps)
     images, labels = train.train_images, train.train_labels
     batches = _Batches(
         images, labels, run.steps, run.seed + 1, run.batch_size, run.images_per_label
@@ -151,7 +154,7 @@ def train_metric(run, data, base):
 
 
 def _recall(model, images):
-    embeddings = model.predict(_scaled(images.validation_images), batch_size=500, verbose=0)
+    embeddings = model.predict(as_floats(images.validation_images), batch_size=500, verbose=0)
     return recall_at_1(embeddings, images.validation_labels)
 
 
@@ -175,19 +178,10 @@ def base_network(train, seed, steps):
     keras.utils.set_random_seed(seed)
     model = small_inception(keras.layers.BatchNormalization, _SHAPE, train.classes, _WIDTH)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    _compile(model, loss, 3e-3, steps)
+    compile_with_cosine(model, loss, 3e-3, steps)
     batches = _Batches(train.train_images, train.train_labels, steps, seed, 32)
     model.fit(batches, shuffle=False, verbose=0)
     return model
-
-
-def _compile(model, loss, learning_rate, steps):
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
-        loss,
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
-    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.
 
 
 def metric_data():

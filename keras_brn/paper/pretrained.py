@@ -24,7 +24,14 @@ from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scaled
-from keras_brn.paper.studies import best_runs, check_method, run_study, save_study, study_parser
+from keras_brn.paper.studies import (
+    CountedByImages,
+    best_runs,
+    check_method,
+    run_study,
+    save_study,
+    study_parser,
+)
 
 METHODS = {
     "batchnorm": "batchnorm",
@@ -45,7 +52,7 @@ SETTINGS = (("cifar10", 4), ("cifar10", 2), ("tiny_imagenet", 4), ("cifar10", 8)
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainedRun:
+class PretrainedRun(CountedByImages):
     """One training run, by Adam with a cosine.
 
     Attributes:
@@ -69,11 +76,6 @@ class PretrainedRun:
 
     def __post_init__(self):
         check_method(self.method, METHODS)
-
-    @property
-    def steps(self):
-        """The number of training steps."""
-        return self.images_seen // self.images_per_step
 
 
 def climb(run, quality, rates=LEARNING_RATES):

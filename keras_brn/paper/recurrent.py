@@ -19,8 +19,10 @@ from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.studies import (
     SEARCH_SEED,
+    CountedByImages,
+    accuracy,
     check_method,
-    momentum_for,
+    compile_with_cosine,
     search_and_report,
     study_parser,
 )
@@ -40,7 +42,7 @@ GAMMAS = (0.1, 0.3, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class RecurrentRun:
+class RecurrentRun(CountedByImages):
     """One training run, by Adam with a cosine.
 
     Attributes:
@@ -63,16 +65,6 @@ class RecurrentRun:
 
     def __post_init__(self):
         check_method(self.method, METHODS)
-
-    @property
-    def steps(self):
-        """The number of training steps."""
-        return self.images_seen // self.images_per_step
-
-    @property
-    def momentum(self):
-        """Of the averages of mu and sigma."""
-        return momentum_for(self.steps)
 
 
 def search_runs(images_per_step=(32,)):
@@ -215,11 +207,8 @@ def train_recurrent(run, data, choices):
     """
     keras.utils.set_random_seed(run.seed)
     model = recurrent_network(run, LENGTH)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(run.learning_rate, run.steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compile_with_cosine(model, loss, run.learning_rate, run.steps)
     ramp = [RenormSchedule.for_run(run.steps)] if run.method == "batch_renorm" else []
     model.fit(_Batches(data, run), verbose=0, shuffle=False, callbacks=ramp)
     longer = recurrent_network(run, 2 * LENGTH)
@@ -234,8 +223,7 @@ def train_recurrent(run, data, choices):
 
 def _accuracy(model, images, labels):
     x = sequences(images, model.input_shape[1], np.random.default_rng(0))
-    predicted = np.argmax(model.predict(x, batch_size=500, verbose=0), axis=1)
-    return round(float(np.mean(predicted == labels)), 5)
+    return accuracy(model, x, labels)
 
 
 def recurrent_data():

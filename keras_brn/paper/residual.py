@@ -9,16 +9,17 @@ import dataclasses
 import functools
 
 import keras
-import numpy as np
 
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.cifar10 import load_cifar10
-from keras_brn.paper.data.images import hold_out
+from keras_brn.paper.data.images import as_floats, hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.studies import (
     SEARCH_SEED,
+    CountedByImages,
+    accuracy,
     check_method,
-    momentum_for,
+    compile_with_cosine,
     search_and_report,
     study_parser,
 )
@@ -35,7 +36,7 @@ BLOCKS = 3  # Of two layers, in each of the three sizes: 2 * 3 * 3 + 2 = 20 laye
 
 
 @dataclasses.dataclass(frozen=True)
-class ResidualRun:
+class ResidualRun(CountedByImages):
     """One training run, by Adam with a cosine.
 
     Attributes:
@@ -56,16 +57,6 @@ class ResidualRun:
 
     def __post_init__(self):
         check_method(self.method, METHODS)
-
-    @property
-    def steps(self):
-        """The number of training steps."""
-        return self.images_seen // self.images_per_step
-
-    @property
-    def momentum(self):
-        """Of the averages of mu and sigma."""
-        return momentum_for(self.steps)
 
 
 def normalization_maker(run):
@@ -109,7 +100,7 @@ def residual_network(normalization, width, classes=10):
 
 
 def _normalized(x, channels, strides, normalization):
-    # A shift of its own for the network without normalization; elsewhere it has no effect.
+    # Its shift is for the network without normalization; batchnorm takes it away.
     convolution = keras.layers.Conv2D(
         channels, 3, strides, padding="same", kernel_initializer="he_normal"
     )
@@ -128,24 +119,15 @@ class _Batches(keras.utils.PyDataset):
     def __getitem__(self, step):
         indices, variations = self.sampler.draw(step)
         images = self.data.vary(self.data.train_images[indices], variations)
-        return scaled(images), self.data.train_labels[indices]
-
-
-def scaled(images):
-    """uint8 as float32 in [-1, 1]."""
-    return images.astype("float32") / 127.5 - 1
+        return as_floats(images), self.data.train_labels[indices]
 
 
 def train_network(run, data):
     """The trained network of a run, on `Images`."""
     keras.utils.set_random_seed(run.seed)
     model = residual_network(normalization_maker(run), run.width, data.classes)
-    model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(run.learning_rate, run.steps)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
-    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compile_with_cosine(model, loss, run.learning_rate, run.steps)
     ramp = [RenormSchedule.for_run(run.steps)] if run.method == "batch_renorm" else []
     model.fit(_Batches(data, run), verbose=0, shuffle=False, callbacks=ramp)
     return model
@@ -164,14 +146,9 @@ def train_residual(run, data, choices):
     """
     model = train_network(run, data)
     return {
-        "choices": _accuracy(model, *choices),
-        "test": _accuracy(model, data.validation_images, data.validation_labels),
+        "choices": accuracy(model, as_floats(choices[0]), choices[1]),
+        "test": accuracy(model, as_floats(data.validation_images), data.validation_labels),
     }
-
-
-def _accuracy(model, images, labels):
-    predicted = np.argmax(model.predict(scaled(images), batch_size=500, verbose=0), axis=1)
-    return round(float(np.mean(predicted == labels)), 5)
 
 
 def search_runs(images_per_step=(4,)):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_brn.paper.data.files import digest_of
@@ -24,9 +25,44 @@ def check_method(method, methods):
         raise ValueError(f"`method` must be one of {sorted(methods)}. Received: method={method!r}")
 
 
-def momentum_for(steps):
-    """The momentum of mu and sigma that was best in Figure 6, for a run of a number of steps."""
-    return min(0.99, max(0.0, 1 - 100 / steps))
+class CountedByImages:
+    """Of a run with the attributes `images_seen`, in all, and `images_per_step`."""
+
+    @property
+    def steps(self):
+        """The number of training steps."""
+        return self.images_seen // self.images_per_step
+
+    @property
+    def momentum(self):
+        """Of the averages of mu and sigma: what was best in Figure 6 for this number of steps."""
+        return min(0.99, max(0.0, 1 - 100 / self.steps))
+
+
+def compile_with_cosine(model, loss, learning_rate, steps, metrics=None):
+    """Compiles a model for Adam, whose learning rate falls to zero by half a cosine.
+
+    Args:
+        model: A `keras.Model`, built.
+        loss: As for `keras.Model.compile`.
+        learning_rate: At the start.
+        steps: Number of training steps.
+        metrics: List of `keras.metrics.Metric`.
+    """
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        loss,
+        metrics=metrics,
+        # XLA makes TensorFlow slower on a CPU.
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+    model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.
+
+
+def accuracy(model, inputs, labels):
+    """The share of inputs that a model of logits classifies as their labels."""
+    predicted = np.argmax(model.predict(inputs, batch_size=500, verbose=0), axis=1)
+    return round(float(np.mean(predicted == labels)), 5)
 
 
 def run_study(runs, train, folder, data=None):

@@ -33,6 +33,18 @@ def test_a_block_without_convolutions_is_its_shortcut():
     np.testing.assert_allclose(features, np.pad(y, ((0, 0), (0, 6))), atol=1e-6)
 
 
+def test_each_method_has_its_layer():
+    layers = {
+        method: residual.normalization_maker(residual.ResidualRun(method, 4, 1e-3))()
+        for method in residual.METHODS
+    }
+    for method, bounds in (("batchnorm", (1, 0)), ("batch_renorm", (3, 5))):
+        layer = layers[method]
+        assert (layer.r_max, layer.d_max, layer.momentum) == (*bounds, 0.98)
+    assert layers["group_norm"].groups == 4
+    assert isinstance(layers["plain"], keras.layers.Activation)
+
+
 @pytest.mark.parametrize("method", ["batch_renorm", "group_norm"])
 def test_runs(method):
     rng = np.random.default_rng(0)

@@ -76,12 +76,18 @@ def test_contrastive_loss_and_recall_by_hand():
     assert metric_learning.recall_at_1(x, np.array([0, 0, 1, 1, 0])) == 0.8
 
 
-def test_a_metric_run_trains_a_copy():
+@pytest.fixture(scope="module")
+def metric_data_and_base():
     data, labels = load_glyphs(4, 4, labels=40), np.arange(40)
     data = tuple(data.of_labels(labels[labels % 3 == k]) for k in range(3))
-    base = metric_learning.base_network(data[0], 0, 2)
+    return data, metric_learning.base_network(data[0], 0, 2)
+
+
+@pytest.mark.parametrize("method", ["frozen_batchnorm", "batch_renorm"])
+def test_metric_runs(method, metric_data_and_base):
+    data, base = metric_data_and_base
     before = [w.copy() for w in base.get_weights()]
-    run = metric_learning.MetricRun("batch_renorm", 2, 1e-3, batch_size=8, steps=2)
+    run = metric_learning.MetricRun(method, 2, 1e-3, batch_size=8, steps=2)
     result = metric_learning.train_metric(run, data, base)
     assert set(result) == {"choices", "test", "before"}
     assert all(0 <= value <= 1 for value in result.values())

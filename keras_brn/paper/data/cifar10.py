@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_brn.extras import extra
-from keras_brn.paper.data.files import cached, digest_of_source, files_in
+from keras_brn.paper.data.files import cached, digest_of_source, existing_path, files_in
 from keras_brn.paper.data.images import Images
 
 
@@ -27,12 +27,7 @@ def load_cifar10(path=None):
     if path is None:
         (train, of_train), (test, of_test) = keras.datasets.cifar10.load_data()
         return Images("cifar10", 10, train, of_train[:, 0], test, of_test[:, 0], flip=True)
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(
-            "`path` must be a folder or an archive of CIFAR-10's images. "
-            f"Received: path={str(path)!r}, which does not exist"
-        )
+    path = existing_path(path, "a folder or an archive of CIFAR-10's images")
     name = f"cifar10-{digest_of_source(__file__, path)}"
     arrays = cached(name, lambda: _decoded(path))
     return Images("cifar10", int(arrays["train_labels"].max()) + 1, flip=True, **arrays)

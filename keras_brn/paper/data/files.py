@@ -59,6 +59,15 @@ def digest_of_source(code, path):
     return digest_of_maker([code, *archives], packages=("tensorflow",), values=entries)
 
 
+def existing_path(path, contents):
+    """A `Path`, or a ValueError that says what it must be, if there is nothing."""
+    if not Path(path).exists():
+        raise ValueError(
+            f"`path` must be {contents}. Received: path={str(path)!r}, which does not exist"
+        )
+    return Path(path)
+
+
 def files_in(path):
     """(name, content) of every file in a folder, a zip or a tar, also compressed."""
     if path.is_dir():

@@ -126,6 +126,11 @@ def _reflected(positions, size):
     return np.minimum(positions, 2 * size - 1 - positions)
 
 
+def as_floats(images):
+    """uint8 images as floats in [-1, 1], arrays of NumPy or of JAX."""
+    return images.astype("float32") / 127.5 - 1.0
+
+
 def hold_out(data, per_label):
     """Takes some training images away, to choose by them what the test images must not.
 

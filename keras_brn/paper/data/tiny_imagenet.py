@@ -1,12 +1,10 @@
 """Tiny ImageNet, from its public archive."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 
 from keras_brn.extras import extra
-from keras_brn.paper.data.files import cached, digest_of_source, files_in
+from keras_brn.paper.data.files import cached, digest_of_source, existing_path, files_in
 from keras_brn.paper.data.images import Images
 
 
@@ -24,12 +22,7 @@ def load_tiny_imagenet(path, size=32):
     Raises:
         ValueError: If `path` does not exist, or holds no Tiny ImageNet.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(
-            "`path` must be tiny-imagenet-200.zip, a tar of it, or its folder. "
-            f"Received: path={str(path)!r}, which does not exist"
-        )
+    path = existing_path(path, "tiny-imagenet-200.zip, a tar of it, or its folder")
     name = f"tiny-imagenet-{size}-{digest_of_source(__file__, path)}"
     arrays = cached(name, lambda: _decode_tiny_imagenet(path, size))
     classes = int(arrays["train_labels"].max()) + 1

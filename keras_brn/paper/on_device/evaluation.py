@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from keras_brn.paper.on_device.images import as_floats
+from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.on_device.program import correct
 
 

@@ -3,11 +3,6 @@
 import jax.numpy as jnp
 
 
-def as_floats(images):
-    """uint8 images as floats in [-1, 1]."""
-    return images.astype("float32") / 127.5 - 1.0
-
-
 def encoded(variations):
     """Integers below 162, uint8 (batch,): all that `Images.vary` makes of two random integers."""
     return (variations[:, 0] % 81 * 2 + variations[:, 1] % 2).astype("uint8")

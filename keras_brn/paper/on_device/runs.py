@@ -15,10 +15,11 @@ import numpy as np
 
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.data.files import write_arrays
+from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.on_device.drawing import Draws
 from keras_brn.paper.on_device.evaluation import Evaluation, padded
-from keras_brn.paper.on_device.images import as_floats, vary
+from keras_brn.paper.on_device.images import vary
 from keras_brn.paper.on_device.program import Program
 from keras_brn.paper.records import describe_images, provenance, write_json
 from keras_brn.paper.training.evaluation import fixed_training_images

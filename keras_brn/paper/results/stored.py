@@ -1,7 +1,9 @@
 """The tables of the stored figures, as the README shows them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from keras_brn.paper import metric_learning, pretrained, recurrent, reinforcement, residual
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
@@ -10,32 +12,47 @@ from keras_brn.paper.results.tables import figure_table, fine_tuning_table, grou
 from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
 from keras_brn.paper.studies import load_study, reported
 
-# Of each study, by the name of its file: its methods, the attributes that make a setting, what is
-# shown of its results, what the others are compared with, and how numbers are written.
-STUDIES = {
-    "metric_learning": (metric_learning.METHODS, (), {"test": "recall at 1"}, "batchnorm", PERCENT),
-    "recurrent": (
+
+class Study(NamedTuple):
+    """What a table shows of a study.
+
+    Attributes:
+        methods: Dict from a method to what the table calls it.
+        quantities: Dict from the names of numbers in the results to their headings.
+        baseline: The method that the others are compared with.
+        setting: Names of the attributes that make a setting.
+        formats: How numbers are written, as for `study_table`.
+        select: Function that takes the results of the search away.
+    """
+
+    methods: dict
+    quantities: dict
+    baseline: str = "batchnorm"
+    setting: tuple = ()
+    formats: tuple = PERCENT
+    select: Callable = reported
+
+
+STUDIES = {  # By the name of the file.
+    "metric_learning": Study(metric_learning.METHODS, {"test": "recall at 1"}),
+    "recurrent": Study(
         recurrent.METHODS,
-        ("images_per_step",),
         {"test": "accuracy", "longer": "sequences twice as long"},
-        "batchnorm_per_step",
-        PERCENT,
+        baseline="batchnorm_per_step",
+        setting=("images_per_step",),
     ),
-    "reinforcement": (
+    "reinforcement": Study(
         reinforcement.METHODS,
-        (),
         {"mean": "return, whole run", "last": "return, last quarter"},
-        "batchnorm",
-        NUMBERS,
+        formats=NUMBERS,
     ),
-    "pretrained": (
+    "pretrained": Study(
         pretrained.METHODS,
-        ("data", "images_per_step"),
         {"test": "accuracy"},
-        "batchnorm",
-        PERCENT,
+        setting=("data", "images_per_step"),
+        select=pretrained.reported_results,
     ),
-    "residual": (residual.METHODS, (), {"test": "accuracy"}, "batchnorm", PERCENT),
+    "residual": Study(residual.METHODS, {"test": "accuracy"}),
 }
 
 
@@ -76,10 +93,9 @@ def stored_tables(folder):
         tables |= momentum_tables(stored["momentum"])
     if of_fine_tuning := summary("fine_tuning"):
         tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
-    for name, (methods, setting, quantities, baseline, formats) in STUDIES.items():
+    for name, study in STUDIES.items():
         if (folder / f"{name}.json").exists():
-            select = pretrained.reported_results if name == "pretrained" else reported
-            results = select(load_study(folder / f"{name}.json"))
-            of_study = summarize_study(results, setting, quantities, baseline)
-            tables[name] = study_table(of_study, methods, quantities, formats)
+            results = study.select(load_study(folder / f"{name}.json"))
+            of_study = summarize_study(results, study.setting, study.quantities, study.baseline)
+            tables[name] = study_table(of_study, study.methods, study.quantities, study.formats)
     return tables

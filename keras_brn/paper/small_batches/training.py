@@ -12,9 +12,10 @@ import keras
 import numpy as np
 
 from keras_brn.paper.convolution import PatchConv2D
+from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.on_device.evaluation import count_correct, padded
-from keras_brn.paper.on_device.images import as_floats, encoded, vary
+from keras_brn.paper.on_device.images import encoded, vary
 from keras_brn.paper.records import provenance, read_json, write_json
 from keras_brn.paper.small_batches.program import Program, Settings
 from keras_brn.paper.training.evaluation import fixed_choice
