@@ -13,10 +13,10 @@ import keras
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.cifar10 import load_cifar10
 from keras_brn.paper.data.images import as_floats, hold_out
-from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.studies import (
     SEARCH_SEED,
     CountedByImages,
+    VariedBatches,
     accuracy,
     check_method,
     compile_with_cosine,
@@ -107,21 +107,6 @@ def _normalized(x, channels, strides, normalization):
     return normalization()(convolution(x))
 
 
-class _Batches(keras.utils.PyDataset):
-    def __init__(self, data, run):
-        super().__init__()
-        self.data, self.steps = data, run.steps
-        self.sampler = Sampler(data.train_labels, run.images_per_step, run.seed)
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, step):
-        indices, variations = self.sampler.draw(step)
-        images = self.data.vary(self.data.train_images[indices], variations)
-        return as_floats(images), self.data.train_labels[indices]
-
-
 def train_network(run, data):
     """The trained network of a run, on `Images`."""
     keras.utils.set_random_seed(run.seed)
@@ -129,7 +114,7 @@ def train_network(run, data):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     compile_with_cosine(model, loss, run.learning_rate, run.steps)
     ramp = [RenormSchedule.for_run(run.steps)] if run.method == "batch_renorm" else []
-    model.fit(_Batches(data, run), verbose=0, shuffle=False, callbacks=ramp)
+    model.fit(VariedBatches(data, run), verbose=0, shuffle=False, callbacks=ramp)
     return model
 
 

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 
 from keras_brn.paper.data.files import digest_of
+from keras_brn.paper.data.images import as_floats
+from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.records import locked_error, provenance, read_json, run_lock, write_json
 
 SEARCH_SEED = 100  # From here on seeds are of searches, and nothing of them is reported.
@@ -37,6 +39,28 @@ class CountedByImages:
     def momentum(self):
         """Of the averages of mu and sigma: what was best in Figure 6 for this number of steps."""
         return min(0.99, max(0.0, 1 - 100 / self.steps))
+
+
+class VariedBatches(keras.utils.PyDataset):
+    """The images of each step of a run, varied, as floats in [-1, 1], and their labels.
+
+    Args:
+        data: `Images`.
+        run: Has the attributes `steps`, `images_per_step` and `seed`.
+    """
+
+    def __init__(self, data, run):
+        super().__init__()
+        self.data, self.steps = data, run.steps
+        self.sampler = Sampler(data.train_labels, run.images_per_step, run.seed)
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step):
+        indices, variations = self.sampler.draw(step)
+        images = self.data.vary(self.data.train_images[indices], variations)
+        return as_floats(images), self.data.train_labels[indices]
 
 
 def compile_with_cosine(model, loss, learning_rate, steps, metrics=None):
