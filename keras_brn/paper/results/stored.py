@@ -5,7 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_brn.paper import metric_learning, pretrained, recurrent, reinforcement, residual
+from keras_brn.paper import (
+    cifar10,
+    generative,
+    metric_learning,
+    pretrained,
+    recurrent,
+    reinforcement,
+    residual,
+)
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
 from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
@@ -52,7 +60,25 @@ STUDIES = {  # By the name of the file.
         setting=("data", "images_per_step"),
         select=pretrained.reported_results,
     ),
-    "residual": Study(residual.METHODS, {"test": "accuracy"}),
+    "residual": Study(residual.METHODS, {"test": "accuracy"}, setting=("images_per_step",)),
+    "cifar10": Study(
+        cifar10.METHODS,
+        {
+            "test": "accuracy at the end",
+            "early": "mean, epochs 1 to 50",
+            "late": "mean, epochs 71 to 100",
+        },
+        setting=("microbatch",),
+    ),
+    "generative": Study(
+        generative.METHODS,
+        {
+            "test": "distance to real pictures",
+            "training": "distance as training makes them",
+            "companions": "change by the others",
+        },
+        formats=NUMBERS,
+    ),
 }
 
 
