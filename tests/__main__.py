@@ -28,6 +28,10 @@ def main():
         environment = {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            # Two processes of pytest: more threads would wait for each other.
+            "OMP_NUM_THREADS": "1",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_NUM_INTEROP_THREADS": "1",
         }
         for backend in ("tensorflow", "jax", "torch"):
             done = succeeds(*command, allowed=allowed, KERAS_BACKEND=backend, **environment)
