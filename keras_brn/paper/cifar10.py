@@ -35,7 +35,7 @@ METHODS = {
     "batch_renorm_50": "Batch Renorm, from epoch 50",
 }
 OPENING_EPOCHS = {"batch_renorm_20": (20, 45), "batch_renorm_50": (50, 75)}  # First and last.
-LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 MICROBATCHES = (4, 32)
 
 
