@@ -9,7 +9,7 @@ from keras import constraints, initializers, ops, regularizers
 from keras_brn.arguments import BATCHNORM_ONLY, translated
 from keras_brn.bounds import Bounds
 from keras_brn.keras_internals import flatten_layers
-from keras_brn.kernels import kept, normalization_of
+from keras_brn.kernels import clip, kept, like, normalization_of, stop_gradient
 from keras_brn.statistics import move_averages
 
 
@@ -235,7 +235,7 @@ class BatchRenormalization(keras.layers.Layer):
 
     def call(self, inputs, training=None, mask=None):
         self._check_mask(inputs, mask)
-        x = ops.convert_to_tensor(inputs, _at_least_float32(inputs.dtype))
+        x = _as_type(inputs, _at_least_float32(inputs.dtype))
         mu, sigma = self._per_channel(self.moving_mean, x), self._per_channel(self.moving_stddev, x)
         gamma = 1.0 if self.gamma is None else self._per_channel(self.gamma, x)
         beta = 0.0 if self.beta is None else self._per_channel(self.beta, x)
@@ -246,16 +246,16 @@ class BatchRenormalization(keras.layers.Layer):
         normalization = normalization_of(x, axis, self.microbatch_size, mask)
         mean, variance = normalization.moments(x)
         # Neither r and d nor the averages send a gradient back.
-        mu_B, sigma_B = ops.stop_gradient(mean), ops.stop_gradient((variance + self.epsilon) ** 0.5)
+        mu_B, sigma_B = stop_gradient(mean), stop_gradient((variance + self.epsilon) ** 0.5)
         r_max, d_max = self._bounds.in_training(x.dtype)
-        r = kept(_clip(sigma_B / sigma, 1 / r_max, r_max))
-        d = kept(_clip((mu_B - mu) / sigma, -d_max, d_max))
+        r = kept(clip(sigma_B / sigma, 1 / r_max, r_max))
+        d = kept(clip((mu_B - mu) / sigma, -d_max, d_max))
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         errors = [mu_B - mu, sigma_B - sigma]
         valid = ops.isfinite(errors[1]) & (normalization.count > 0)
         averages = [self.moving_mean, self.moving_stddev]
         move_averages(averages, errors, valid, self.momentum)
-        return ops.convert_to_tensor(y, self.compute_dtype)
+        return _as_type(y, self.compute_dtype)
 
     @property
     def r_max(self):
@@ -380,7 +380,7 @@ class BatchRenormalization(keras.layers.Layer):
             )
 
     def _per_channel(self, weight, x):
-        weight = ops.convert_to_tensor(weight, x.dtype)
+        weight = like(weight, x)
         axis = self._channel_axis(x.shape)
         if axis == len(x.shape) - 1:
             return weight
@@ -414,13 +414,6 @@ class BatchRenormalization(keras.layers.Layer):
         }
 
 
-def _clip(x, low, high):
-    """`ops.clip`; on PyTorch that would copy numbers to the device, and wait for it."""
-    if keras.backend.backend() == "torch":
-        return x.clamp(low, high)
-    return ops.clip(x, low, high)
-
-
 def renorm_layers(model):
     """The `BatchRenormalization` layers of a model; a ValueError if there are none."""
     layers = flatten_layers(model)
@@ -443,6 +436,13 @@ def _check_positive(initializer):
             "`moving_stddev_initializer` must give positive values. "
             f"Received: moving_stddev_initializer={initializer}, which gives {value}"
         )
+
+
+def _as_type(x, dtype):
+    # Not `ops.convert_to_tensor` for what is one: on PyTorch small steps are bound by such calls.
+    if ops.is_tensor(x) and keras.backend.standardize_dtype(x.dtype) == dtype:
+        return x
+    return ops.convert_to_tensor(x, dtype)
 
 
 def _at_least_float32(dtype):

@@ -5,6 +5,8 @@ import threading
 
 from keras import ops
 
+from keras_brn.kernels import add_share, zero_unless
+
 _local = threading.local()
 
 
@@ -55,7 +57,7 @@ def move_averages(averages, errors, valid, momentum):
         return
     channels = averages[0].shape[0]
     for average, error in zip(averages, mean_over_groups(errors, valid, channels), strict=True):
-        average.assign_add((1.0 - momentum) * ops.convert_to_tensor(error, average.dtype))
+        add_share(average, error, 1.0 - momentum)
 
 
 def flush_statistics():
@@ -66,8 +68,7 @@ def flush_statistics():
 
 def mean_over_groups(errors, valid, channels):
     """The means (channels,) of errors over the groups where they are valid; 0 if it is in none."""
-    # Zeros made on the device: for a number PyTorch would wait until it is copied there.
-    errors = [ops.where(valid, error, ops.zeros_like(error)) for error in errors]
+    errors = [zero_unless(valid, error) for error in errors]
     if math.prod([size or 0 for size in valid.shape]) != channels:  # Several groups, in axis 0.
         groups = ops.sum(ops.cast(valid, errors[0].dtype), axis=0)
         divisor = groups + ops.cast(groups == 0, groups.dtype)

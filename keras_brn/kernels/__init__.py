@@ -3,6 +3,7 @@
 import importlib
 
 import keras
+from keras import ops
 
 from keras_brn.kernels.normalization import Normalization
 
@@ -29,4 +30,32 @@ def compiled(function):
 
 def kept(x):
     """`x`, which depends on weights that the layer moves, as the backward pass must have it."""
-    return _kernels.kept(x) if keras.backend.backend() == "torch" else x
+    return x
+
+
+def like(variable, x):
+    """The value of a variable, in the type of the tensor `x`."""
+    return ops.convert_to_tensor(variable, x.dtype)
+
+
+def clip(x, low, high):
+    """`x`, but not below `low` and not above `high`, numbers or tensors."""
+    return ops.clip(x, low, high)
+
+
+def zero_unless(valid, x):
+    """`x` where `valid` is `True`, else 0, also in the place of a NaN."""
+    return ops.where(valid, x, ops.zeros_like(x))
+
+
+def add_share(variable, x, share):
+    """Adds `share`, a number, of a tensor to a variable."""
+    variable.assign_add(share * ops.convert_to_tensor(x, variable.dtype))
+
+
+stop_gradient = ops.stop_gradient
+
+if keras.backend.backend() == "torch":  # It runs each call by itself, those of Keras as well.
+    kept, like, clip = _kernels.kept, _kernels.like, _kernels.clip
+    zero_unless, add_share = _kernels.zero_unless, _kernels.add_share
+    stop_gradient = _kernels.stop_gradient

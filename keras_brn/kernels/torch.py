@@ -1,6 +1,9 @@
 """Normalization in PyTorch: its native batchnorm kernels, or else with few temporaries."""
 
+import inspect
+
 import torch
+from keras import ops
 from torch.autograd import forward_ad
 
 from keras_brn.kernels.columns import MOST_VALUES_BACKWARD, columns_of
@@ -39,6 +42,33 @@ def kept(x):
     averages, which have moved by then. It does not look into operations like this one.
     """
     return _copy(x) if is_compiling() else x
+
+
+# What `keras_brn.kernels` describes, by PyTorch itself: the number of calls bounds small steps.
+
+
+def like(variable, x):
+    value = variable.value
+    if value.dtype == x.dtype and value.device == x.device:
+        return value
+    return ops.convert_to_tensor(value, x.dtype)
+
+
+def clip(x, low, high):
+    return x.clamp(low, high)
+
+
+def zero_unless(valid, x):
+    return x.masked_fill(~valid, 0.0)
+
+
+def add_share(variable, x, share):
+    value = variable.value
+    variable.assign(torch.add(value, x.to(value.dtype), alpha=share))
+
+
+def stop_gradient(x):
+    return x.detach()
 
 
 _update_stats = torch.ops.aten.batch_norm_update_stats
@@ -206,6 +236,10 @@ class _Normalize(torch.autograd.Function):
         normalization, arguments = _Normalize.saved(ctx)
         dx, dscale, doffset = normalization.gradients(dy, *arguments)
         return dx, None, None, dscale, doffset, None, None, None, None
+
+
+# PyTorch asks for it at each call, and Python would find it out each time.
+_Normalize.forward.__signature__ = inspect.signature(_Normalize.forward)
 
 
 class _NormalizeWithTangents(_Normalize):
