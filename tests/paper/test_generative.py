@@ -24,12 +24,19 @@ def renorms(network):
     return [layer for layer in network.layers if isinstance(layer, BatchRenormalization)]
 
 
-def test_the_ramp_counts_steps_and_not_calls(data):
-    model = generative.train_adversaries(RUN, data)
-    for network, calls, layers in ((model.generator, 2, 3), (model.discriminator, 3, 2)):
+@pytest.mark.parametrize(
+    "method, of_generator, of_discriminator",
+    [("batch_renorm", (3, 5), (3, 5)), ("batch_renorm_generator", (3, 5), (1, 0))],
+)
+def test_the_ramp_counts_steps_and_not_calls(data, method, of_generator, of_discriminator):
+    model = generative.train_adversaries(dataclasses.replace(RUN, method=method), data)
+    for network, calls, layers, bounds in (
+        (model.generator, 2, 3, of_generator),
+        (model.discriminator, 3, 2, of_discriminator),
+    ):
         assert len(renorms(network)) == layers
         for layer in renorms(network):
-            assert (layer.step, float(layer.r_max), float(layer.d_max)) == (8, 3, 5)
+            assert (layer.step, float(layer.r_max), float(layer.d_max)) == (8, *bounds)
             assert layer.calls_per_step == calls
 
 

@@ -75,7 +75,6 @@ STUDIES = {  # By the name of the file.
         {
             "test": "distance to real pictures",
             "training": "distance as training makes them",
-            "companions": "change by the others",
         },
         formats=NUMBERS,
     ),
