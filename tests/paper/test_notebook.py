@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from PIL import Image
 
 from keras_brn.paper.launch import start, wait
 from keras_brn.paper.results import figure_table, fine_tuning_table, group_size_table
@@ -40,8 +41,11 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
-def test_notebook_runs(tmp_path, name):
+def test_notebook_runs(tmp_path, name, monkeypatch):
     parameters, runs, row = EXPECTED[name]
+    if name in ("residual", "cifar10"):
+        parameters = {**parameters, "CIFAR10": str(_small_cifar10(tmp_path))}
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if runs is not None:
         parameters = {**parameters, "RESULTS": str(tmp_path / "results")}
     notebook = _execute(name, tmp_path, parameters)
@@ -69,6 +73,18 @@ def test_notebook_trains_anew(tmp_path, name, runs, width):
     parameters["CHANGES"] = {**FIGURE["CHANGES"], "width": width}  # Group norm has 8 groups.
     _execute(name, tmp_path, parameters)
     assert len(list((tmp_path / "results").glob("*.json"))) == runs
+
+
+def _small_cifar10(folder):
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in ("airplane", "cat"):
+            of_label = folder / "cifar10" / part / label
+            of_label.mkdir(parents=True)
+            for number in range(20):
+                image = rng.integers(0, 256, (32, 32, 3)).astype("uint8")
+                Image.fromarray(image).save(of_label / f"{number}.png")
+    return folder / "cifar10"
 
 
 def _execute(name, folder, parameters):
@@ -166,10 +182,13 @@ def test_tutorial_ends_with_numbers_that_it_has_printed():
     assert len(numbers) >= 6 and [n for n in numbers if n not in _printed(notebook)] == []
 
 
-def test_index_names_every_notebook():
+def test_index_names_and_shows_every_notebook():
     index = (NOTEBOOKS / "README.md").read_text()
-    named = set(re.findall(r"\((\w+)\.ipynb\)", index))
-    assert named == {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    rows = re.findall(r"\((\w+)\.ipynb\).*src=\"pictures/(\w+)\.png\"", index)
+    assert all(name == picture for name, picture in rows)
+    names = {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    assert {name for name, _ in rows} == names
+    assert {path.stem for path in (NOTEBOOKS / "pictures").iterdir()} == names
 
 
 def _stored_columns(figure):
