@@ -230,20 +230,25 @@ def measure_peers(shape, seconds):
 
 
 def table(results):
-    """Markdown: a row for each contender and shape."""
-    lines = [
-        "| | shape | ms | by keras batchnorm | error of y | of its gradient |",
-        "|---|---|---|---|---|---|",
-    ]
-    for shape, of_shape in results.items():
-        for name, result in of_shape.items():
-            low, high = result["ratio_p10_p90"]
-            errors = result["errors"] or {}
-            cells = [name, shape, f"{result['milliseconds']:.3g}"]
-            cells.append(f"{result['ratio']:.2f} [{low:.2f}, {high:.2f}]")
-            cells += [f"{errors[key]:.0e}" if errors else "–" for key in ("y", "dx")]
-            lines.append(f"| {' | '.join(cells)} |")
+    """Markdown: of each contender the ratios with their 10th and 90th percentile, for each shape;
+    and the largest errors."""
+    lines = [f"| | {' | '.join(results)} | largest error: y, its gradient |"]
+    lines.append("|---" * (len(results) + 2) + "|")
+    names = dict.fromkeys(name for of_shape in results.values() for name in of_shape)
+    for name in names:
+        measured = [of_shape.get(name) for of_shape in results.values()]
+        cells = [name, *map(_ratio, measured)]
+        errors = [result["errors"] for result in measured if result and result["errors"]]
+        largest = [f"{max(error[key] for error in errors):.0e}" for key in ("y", "dx") if errors]
+        lines.append(f"| {' | '.join([*cells, ', '.join(largest) or '–'])} |")
     return "\n".join(lines)
+
+
+def _ratio(result):
+    if result is None:
+        return "–"
+    low, high = result["ratio_p10_p90"]
+    return f"{result['ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main(arguments=None):

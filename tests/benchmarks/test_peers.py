@@ -1,6 +1,7 @@
 """The comparison with other layers: its reference, and that what is there is measured."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -32,7 +33,9 @@ def test_what_is_installed_is_measured(monkeypatch, tmp_path, backend, capsys):
             peers.main(["--out", str(path)])
         return
     peers.main(["--out", str(path), "--seconds", "0.01"])
-    assert "| ours | (4, 3, 3, 2) |" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("| | (8, 3) | (4, 3, 3, 2) |")
+    assert shown[2].startswith("| keras batchnorm | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) | –")
     stored = json.loads(path.read_text())
     for of_shape in stored["results"].values():
         assert of_shape["keras batchnorm"]["ratio"] == 1
@@ -41,6 +44,16 @@ def test_what_is_installed_is_measured(monkeypatch, tmp_path, backend, capsys):
         for name in ("ours", "keras renorm"):
             assert max(of_shape[name]["errors"].values()) < 1e-4
     assert len(stored["provenance"]["commit"].removesuffix("-dirty")) == 40
+
+
+@pytest.mark.once
+def test_the_tables_of_the_evidence_are_those_stored():
+    figures = Path(__file__).parents[2] / "figures"
+    shown = (figures / "README.md").read_text()
+    stored = json.loads((figures / "peers.json").read_text())
+    assert set(stored) == {"torch", "jax"}
+    for of_backend in stored.values():
+        assert peers.table(of_backend["results"]) in shown
 
 
 @pytest.mark.once
