@@ -68,6 +68,22 @@ def test_accuracy_after_each_step_and_the_epoch_goes_on():
     assert len(history.history["loss"]) == 2
 
 
+def test_one_learning_rate_for_all():
+    """That of the best mean, though another one has the best run."""
+    qualities = {1e-3: (0.5, 0.6), 3e-3: (0.6, 0.55), 1e-2: (0.7, 0.1)}
+    results = [
+        {"learning_rate": rate, "choices": quality}
+        for rate, of_rate in qualities.items()
+        for quality in of_rate
+    ]
+    assert cifar10.best_rate(results) == 3e-3
+    runs = cifar10.runs_of([3e-3], 7)
+    assert {(run.method, run.microbatch) for run in runs} == {
+        (method, microbatch) for method in cifar10.METHODS for microbatch in (4, 32)
+    }
+    assert {(run.learning_rate, run.seed) for run in runs} == {(3e-3, 7)} and len(runs) == 6
+
+
 def test_unknown_methods_are_refused():
     with pytest.raises(ValueError, match="`method` must be one of .* Received: method='none'"):
         cifar10.Cifar10Run("none", 4, 1e-3)
