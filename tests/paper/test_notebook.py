@@ -35,6 +35,7 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
     "metric_learning": ({}, None, "Batch Renorm"),  # Shows the stored runs.
     "recurrent": ({}, None, "Batch Renorm, one set of averages"),
     "reinforcement": ({"STEPS": 60}, None, "Batch Renorm (CrossQ)"),
+    "residual": ({"STEPS": 2, "IMAGES": 8}, None, "Batch Renorm, 4"),
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
 
