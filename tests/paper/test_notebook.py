@@ -36,6 +36,12 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
     "recurrent": ({}, None, "Batch Renorm, one set of averages"),
     "reinforcement": ({"STEPS": 60}, None, "Batch Renorm (CrossQ)"),
     "residual": ({"STEPS": 2, "IMAGES": 8}, None, "Batch Renorm, 4"),
+    "cifar10": (
+        {"STEPS": 25, "IMAGES": 32, "INCEPTION_STEPS": 1},
+        None,
+        "Batch Renorm, from epoch 20, 4",
+    ),
+    "generative": ({"STEPS": 10}, None, "Batch Renorm in the generator"),
     "fine_tuning": (TUNING, 3, "Batch Renorm, after `renormalize`"),
 }
 
