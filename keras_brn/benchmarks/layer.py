@@ -28,7 +28,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.benchmarks.timing import describe_gpu, take_turns
+from keras_brn.benchmarks.timing import compared_with_first, describe_gpu, take_turns
 from keras_brn.extras import extra
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.networks.inception import inception_v3
@@ -212,12 +212,7 @@ def measure_time(case, seconds, names=None):
     times = take_turns(functions, seconds, wait=wait)
     results = {}
     for i, name in enumerate(contenders):
-        low, median, high = np.quantile(times[:, i] / times[:, 0], [0.1, 0.5, 0.9])
-        results[name] = {
-            "milliseconds": round(1e3 * float(np.median(times[:, i])), 3),
-            "ratio": round(float(median), 3),
-            "ratio_p10_p90": [round(float(low), 3), round(float(high), 3)],
-        }
+        results[name] = compared_with_first(times, i)
         if shape is not None:
             floor = np.median(times[:, -1]) * PASSES / 2  # A copy is two passes.
             results[name]["floors"] = round(float(np.median(times[:, i]) / floor), 2)

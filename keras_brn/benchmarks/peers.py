@@ -19,7 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.benchmarks.timing import describe_gpu, take_turns
+from keras_brn.benchmarks.layer import wait
+from keras_brn.benchmarks.timing import compared_with_first, describe_gpu, take_turns
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.records import provenance, write_json
 
@@ -197,19 +198,6 @@ def jax_steps(example):
     return steps
 
 
-def wait(result):
-    """Until a result is computed."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.block_until_ready(result)
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result
-
-
 def measure_peers(shape, seconds):
     """Of each contender: milliseconds, ratio to Keras' batchnorm with its spread, and errors."""
     example = Example(shape)
@@ -222,10 +210,7 @@ def measure_peers(shape, seconds):
     waiting = [lambda step=step: wait(step()) for step in steps.values()]
     times = take_turns(waiting, seconds)
     for k, name in enumerate(steps):
-        low, median, high = np.quantile(times[:, k] / times[:, 0], [0.1, 0.5, 0.9])
-        results[name]["milliseconds"] = round(1e3 * float(np.median(times[:, k])), 3)
-        results[name]["ratio"] = round(float(median), 3)
-        results[name]["ratio_p10_p90"] = [round(float(low), 3), round(float(high), 3)]
+        results[name] |= compared_with_first(times, k)
     return results
 
 

@@ -40,6 +40,17 @@ def take_turns(functions, seconds, turn=0.02, wait=lambda result: result):
     return np.array(times)
 
 
+def compared_with_first(times, k):
+    """Of function `k` in what `take_turns` returns: milliseconds, and the ratio to the first one
+    within a round, with its 10th and 90th percentile."""
+    low, median, high = np.quantile(times[:, k] / times[:, 0], [0.1, 0.5, 0.9])
+    return {
+        "milliseconds": round(1e3 * float(np.median(times[:, k])), 3),
+        "ratio": round(float(median), 3),
+        "ratio_p10_p90": [round(float(low), 3), round(float(high), 3)],
+    }
+
+
 def with_spread(values, digits):
     """The median of values, and their 10th and 90th percentile, with so many `digits`: ".2f"."""
     low, median, high = np.quantile(values, [0.1, 0.5, 0.9])

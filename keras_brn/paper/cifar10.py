@@ -22,6 +22,7 @@ from keras_brn.paper.studies import (
     VariedBatches,
     accuracy,
     check_method,
+    compile_with_adam,
     run_study,
     save_study,
     study_parser,
@@ -134,13 +135,8 @@ def train_network(run, data, callbacks=()):
         return BatchRenormalization(momentum=1 - run.alpha, microbatch_size=run.microbatch, **held)
 
     model = blocks_network(normalization, run.width, data.classes)
-    model.compile(
-        keras.optimizers.Adam(run.learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # XLA makes TensorFlow slower on a CPU.
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
-    model.optimizer.build(model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compile_with_adam(model, loss, run.learning_rate)
     if run.method in OPENING_EPOCHS:
         first, last = (STEPS_PER_EPOCH * epoch for epoch in OPENING_EPOCHS[run.method])
         callbacks = [RenormSchedule(first, last, last), *callbacks]

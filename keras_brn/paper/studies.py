@@ -73,8 +73,14 @@ def compile_with_cosine(model, loss, learning_rate, steps, metrics=None):
         steps: Number of training steps.
         metrics: List of `keras.metrics.Metric`.
     """
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    compile_with_adam(model, loss, schedule, metrics)
+
+
+def compile_with_adam(model, loss, learning_rate, metrics=None):
+    """As `compile_with_cosine`, with a learning rate that is a number or a schedule of Keras."""
     model.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
+        keras.optimizers.Adam(learning_rate),
         loss,
         metrics=metrics,
         # XLA makes TensorFlow slower on a CPU.
