@@ -229,8 +229,8 @@ def functions():
     chain = [layers.TimeDistributed(inner), layers.Lambda(lambda x: ops.normalize(x, axis=-1))]
     chain += [layers.Dense(4, f, kernel_regularizer=Unregistered()) for f in (relu, leaky, ops.sin)]
     chain += [layers.Dense(4, lambda x: x - 1), layers.Activation(relu), BatchNormalization()]
-    model = keras.Sequential([keras.Input((3, 6)), *chain, layers.Dense(2, layers.PReLU())])
-    return model
+    last = layers.Dense(2, layers.PReLU(keras.initializers.Constant(0.3)))  # Not 0: no dead output.
+    return keras.Sequential([keras.Input((3, 6)), *chain, last])
 
 
 class Unregistered(keras.regularizers.Regularizer):

@@ -7,6 +7,7 @@ from keras import ops
 from keras_brn.averaging import AveragedModel
 from keras_brn.convert.sublayers import is_graph
 from keras_brn.keras_internals import flatten_layers
+from keras_brn.kernels import compiled
 
 
 def difference_in_inference(model, copy):
@@ -52,17 +53,24 @@ def _tried(model, inputs):
 
 def _outputs(model, inputs):
     """List of the outputs that are floats, as arrays."""
-    arguments, named = inputs
-    outputs, _ = model.stateless_call(
-        model.trainable_variables,
-        model.non_trainable_variables,
-        *arguments,
-        **named,
-        training=False,
-    )
-    tensors = [y for y in keras.tree.flatten(outputs) if ops.is_tensor(y)]
-    floats = [y for y in tensors if keras.backend.is_float_dtype(y.dtype)]
-    return [ops.convert_to_numpy(y).astype("float64") for y in floats]
+
+    def infer(weights, arguments, named):
+        outputs, _ = model.stateless_call(*weights, *arguments, **named, training=False)
+        tensors = [y for y in keras.tree.flatten(outputs) if ops.is_tensor(y)]
+        return [y for y in tensors if keras.backend.is_float_dtype(y.dtype)]
+
+    variables = model.trainable_variables, model.non_trainable_variables
+    weights = [[variable.value for variable in each] for each in variables]
+    try:
+        outputs = _whole(infer)(weights, *inputs)
+    except Exception:  # What JAX cannot trace, Keras may run all the same.
+        outputs = infer(weights, *inputs)
+    return [ops.convert_to_numpy(y).astype("float64") for y in outputs]
+
+
+def _whole(function):
+    """On JAX one program: it would compile each operation for each shape by itself."""
+    return compiled(function) if keras.backend.backend() == "jax" else function
 
 
 def _difference(outputs, expected):

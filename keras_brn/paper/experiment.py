@@ -18,7 +18,7 @@ class Experiment:
             images drawn independently (section 4.3: 2).
         draw: Number of images whose labels are drawn together (section 4.3: 32); `None`: all of a
             step.
-        network: "inception_v3" or "small_inception".
+        network: "inception_v3", "small_inception" or "small_network", which is plain.
         width: Number of channels of the first convolution of the small network.
         batch_size: Number of examples per step (section 4: 50 workers, 32 each).
         steps: Number of training steps (Figure 1: 130k).

@@ -5,13 +5,13 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from worker_program import shades
+from worker_program import branched, shades
 
 from keras_brn.paper import on_device
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.experiment import figure_3, scaled
 from keras_brn.paper.on_device import images as device_images
-from keras_brn.paper.training import recorder, train
+from keras_brn.paper.training import network, recorder, train
 from keras_brn.paper.training.files import checkpoint_path, result_path
 
 pytestmark = [
@@ -36,17 +36,24 @@ def images():
     return shades(validation=100)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_compilation():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "small_inception", branched)
+        yield
+
+
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, (1, 5), (3, 1)], ids=str)
 def test_a_product_of_patches_is_the_convolution(rng, size, strides):
     layers = keras.layers
     x = layers.Input((8, 6, 3))
     y = layers.Conv2D(4, size, strides, padding="same", use_bias=False)(x)
-    network = keras.Model(x, y)
-    other = with_convolutions(network, PatchConv2D)
+    model = keras.Model(x, y)
+    other = with_convolutions(model, PatchConv2D)
     assert type(other.layers[1]) is PatchConv2D
     x = rng.normal(size=(2, 8, 6, 3)).astype("float32")
-    np.testing.assert_allclose(other(x), network(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(other(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_device_varies_as_the_host(images):

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from worker_program import shades
+from worker_program import branched, shades
 
 from keras_brn import RenormSchedule
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.small_batches import network as networks
 from keras_brn.paper.small_batches.network import GroupsOfChannels
 from keras_brn.paper.small_batches.runs import METHODS, SmallBatchRun, groups_of_runs
 
@@ -25,7 +25,7 @@ def images():
 def trained_by_keras(run, data, normalization):
     """The network of a run, by `fit`."""
     keras.utils.set_random_seed(run.seed)
-    network = small_inception(normalization, data.image_shape, data.classes, run.width)
+    network = branched(normalization, data.image_shape, data.classes, run.width)
     accumulated = run.steps_per_update if run.steps_per_update > 1 else None
     rate = keras.optimizers.schedules.CosineDecay(run.learning_rate, run.steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -46,10 +46,11 @@ def trained_by_keras(run, data, normalization):
 
 
 @of_jax
-def test_each_run_of_a_program_is_that_of_fit(images):
+def test_each_run_of_a_program_is_that_of_fit(images, monkeypatch):
     from keras_brn import BatchRenormalization
     from keras_brn.paper.small_batches.training import Training
 
+    monkeypatch.setattr(networks, "small_inception", branched)
     data, choices = images
     layers = {
         "batchnorm": keras.layers.BatchNormalization,
@@ -77,6 +78,7 @@ def test_each_run_of_a_program_is_that_of_fit(images):
 def test_calls_of_the_program_add_up_to_all_steps(images, monkeypatch):
     from keras_brn.paper.small_batches import training
 
+    monkeypatch.setattr(networks, "small_inception", branched)
     monkeypatch.setattr(training, "_IMAGES_PER_CALL", 40)
     run = SmallBatchRun("group_norm", **(SMALL | {"images_seen": 96}))
     whole = training.Training([run], *images)

@@ -347,7 +347,8 @@ def test_a_kill_between_curve_and_checkpoint_loses_nothing(images, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_evaluation_with_the_statistics_of_test_minibatches(images):
+def test_evaluation_with_the_statistics_of_test_minibatches(images, monkeypatch):
+    monkeypatch.setattr(network, "small_inception", tiny)
     run = small(figure_3(4)[1], width=2)
     keras.utils.set_random_seed(0)
     minibatches = evaluation.TestMinibatchAccuracy(Run(run, images, path=None))

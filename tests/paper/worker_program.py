@@ -42,6 +42,23 @@ def tiny(normalization, input_shape, classes, width, kernel_regularizer, dropout
     return keras.Model(inputs, keras.layers.Dense(classes)(x))
 
 
+def branched(normalization, input_shape, classes, width, kernel_regularizer=None):
+    """As `tiny`, with its normalizations in a row, beside each other, and after pooling."""
+    layers = keras.layers
+
+    def conv(x, size, strides=1):
+        options = {"use_bias": False, "kernel_regularizer": kernel_regularizer}
+        x = layers.Conv2D(8 * width, size, strides, padding="same", **options)(x)
+        return layers.ReLU()(normalization()(x))
+
+    inputs = keras.Input(input_shape)
+    x = conv(conv(inputs, 3, 2), 1)
+    pooled = layers.AveragePooling2D(3, 1, "same")(x)
+    largest = layers.MaxPooling2D(3, 1, "same")(x)
+    x = layers.Concatenate()([conv(x, (1, 3)), conv(pooled, 1), largest])
+    return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
+
+
 def run(steps=12):
     """Label pairs, in groups of 8; the ramp opens, and the weights do not run away."""
     small = {"evaluations": 2, "batch_size": 32, "width": 1, "group": 8, "draw": 8}

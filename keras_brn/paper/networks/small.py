@@ -3,7 +3,9 @@
 import keras
 
 
-def small_network(normalization, input_shape=(32, 32, 1), classes=1000, width=16):
+def small_network(
+    normalization, input_shape=(32, 32, 1), classes=1000, width=16, kernel_regularizer=None
+):
     """A plain stack of nine 3x3 convolutions, each normalized before its ReLU; last map 2x2.
 
     Args:
@@ -11,6 +13,7 @@ def small_network(normalization, input_shape=(32, 32, 1), classes=1000, width=16
         input_shape: (height, width, channels), the first two multiples of 16.
         classes: Number of labels.
         width: Number of channels of the first convolution; the last has eight times as many.
+        kernel_regularizer: Of all kernels, a `keras.regularizers.Regularizer` or `None`.
 
     Returns:
         `keras.Model` from images (batch, height, width, channels) to logits (batch, classes).
@@ -26,10 +29,12 @@ def small_network(normalization, input_shape=(32, 32, 1), classes=1000, width=16
             padding="same",
             use_bias=False,
             kernel_initializer="he_normal",
+            kernel_regularizer=kernel_regularizer,
         )(x)
         x = keras.layers.ReLU()(normalization()(x))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+    logits = keras.layers.Dense(classes, kernel_regularizer=kernel_regularizer)(x)
+    return keras.Model(inputs, logits)
 
 
 def small_inception(

@@ -6,7 +6,7 @@ from keras_brn.averaging import AveragedModel
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.baselines import MicrobatchNormalization
 from keras_brn.paper.networks.inception import inception_v3
-from keras_brn.paper.networks.small import small_inception
+from keras_brn.paper.networks.small import small_inception, small_network
 
 
 def normalization_maker(experiment, group):
@@ -51,20 +51,20 @@ def build_network(experiment, data, group):
             weight_decay=experiment.weight_decay,
             seed=experiment.seed,
         )
-    if experiment.network == "small_inception":
-        if experiment.auxiliary_weight or experiment.dropout:
-            raise ValueError(
-                "`small_inception` has no auxiliary head and no dropout: see `scaled`. Received: "
-                f"auxiliary_weight={experiment.auxiliary_weight}, dropout={experiment.dropout}"
-            )
-        decay = keras.regularizers.L2(experiment.weight_decay / 2)
-        return small_inception(
-            normalization, data.image_shape, data.classes, experiment.width, decay
+    small = {"small_inception": small_inception, "small_network": small_network}
+    if experiment.network not in small:
+        raise ValueError(
+            f"`network` must be 'inception_v3' or one of {sorted(small)}. "
+            f"Received: network={experiment.network!r}"
         )
-    raise ValueError(
-        "`network` must be 'inception_v3' or 'small_inception'. "
-        f"Received: network={experiment.network!r}"
-    )
+    if experiment.auxiliary_weight or experiment.dropout:
+        raise ValueError(
+            f"`{experiment.network}` has no auxiliary head and no dropout: see `scaled`. Received: "
+            f"auxiliary_weight={experiment.auxiliary_weight}, dropout={experiment.dropout}"
+        )
+    decay = keras.regularizers.L2(experiment.weight_decay / 2)
+    build = small[experiment.network]
+    return build(normalization, data.image_shape, data.classes, experiment.width, decay)
 
 
 def compiled_model(experiment, data):
