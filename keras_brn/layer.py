@@ -9,7 +9,7 @@ from keras import constraints, initializers, ops, regularizers
 from keras_brn.arguments import BATCHNORM_ONLY, translated
 from keras_brn.bounds import Bounds
 from keras_brn.keras_internals import flatten_layers
-from keras_brn.kernels import clip, kept, like, normalization_of, stop_gradient
+from keras_brn.kernels import clip, kept, like, normalization_of, reshaped, stop_gradient
 from keras_brn.statistics import move_averages
 
 
@@ -236,13 +236,13 @@ class BatchRenormalization(keras.layers.Layer):
     def call(self, inputs, training=None, mask=None):
         self._check_mask(inputs, mask)
         x = _as_type(inputs, _at_least_float32(inputs.dtype))
-        mu, sigma = self._per_channel(self.moving_mean, x), self._per_channel(self.moving_stddev, x)
-        gamma = 1.0 if self.gamma is None else self._per_channel(self.gamma, x)
-        beta = 0.0 if self.beta is None else self._per_channel(self.beta, x)
+        axis = self._channel_axis(x.shape)
+        mu, sigma = (_per_channel(w, x, axis) for w in (self.moving_mean, self.moving_stddev))
+        gamma = 1.0 if self.gamma is None else _per_channel(self.gamma, x, axis)
+        beta = 0.0 if self.beta is None else _per_channel(self.beta, x, axis)
         if not (training and self.trainable):
             slope = gamma / sigma
             return ops.convert_to_tensor(x * slope + (beta - mu * slope), self.compute_dtype)
-        axis = self._channel_axis(x.shape)
         normalization = normalization_of(x, axis, self.microbatch_size, mask)
         mean, variance = normalization.moments(x)
         # Neither r and d nor the averages send a gradient back.
@@ -379,13 +379,6 @@ class BatchRenormalization(keras.layers.Layer):
                 f"inputs.shape={tuple(inputs.shape)}, axis={self.axis}"
             )
 
-    def _per_channel(self, weight, x):
-        weight = like(weight, x)
-        axis = self._channel_axis(x.shape)
-        if axis == len(x.shape) - 1:
-            return weight
-        return ops.reshape(weight, [-1] + [1] * (len(x.shape) - 1 - axis))
-
     def compute_output_shape(self, input_shape):
         self._channel_axis(input_shape)
         return input_shape
@@ -436,6 +429,13 @@ def _check_positive(initializer):
             "`moving_stddev_initializer` must give positive values. "
             f"Received: moving_stddev_initializer={initializer}, which gives {value}"
         )
+
+
+def _per_channel(weight, x, axis):
+    """The value of a weight, (channels,), such that it broadcasts with `x`."""
+    value = like(weight, x)
+    axes_behind = len(x.shape) - 1 - axis
+    return reshaped(value, [-1] + [1] * axes_behind) if axes_behind else value
 
 
 def _as_type(x, dtype):

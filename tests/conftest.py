@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_brn.kernels
+
 PAPER = Path(__file__).parent / "paper"
 
 if keras.backend.backend() == "tensorflow":
@@ -45,6 +47,18 @@ def _seeded():
     yield
     keras.config.set_dtype_policy("float32")
     keras.utils.clear_session(free_memory=False)  # To collect garbage takes .6 s.
+
+
+@pytest.fixture(autouse=True)
+def _kernels_of_large_inputs(monkeypatch):
+    """Tests have small inputs, for which the layer would take the plain form."""
+    monkeypatch.setattr(keras_brn.kernels._kernels, "_FEWEST_VALUES", 0, raising=False)
+
+
+@pytest.fixture
+def kernels_by_size(monkeypatch, _kernels_of_large_inputs):
+    """The kernels are chosen as outside of tests."""
+    monkeypatch.setattr(keras_brn.kernels._kernels, "_FEWEST_VALUES", 2**17, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,12 @@ def test_follows_the_reference(rng, shape, axis, microbatch_size):
     assert_follows(layer, reference, rng, shape)
 
 
+@pytest.mark.parametrize("shape, axis", [s for s in SHAPES if len(s[0]) > 2])
+def test_small_inputs_follow_the_reference(rng, kernels_by_size, shape, axis):
+    layer, reference = pair(3, axis=axis)
+    assert_follows(layer, reference, rng, shape)
+
+
 @pytest.mark.parametrize("microbatch_size", [None, 4])
 @pytest.mark.parametrize("shape, axis", [s for s in SHAPES if len(s[0]) > 2])
 def test_follows_the_reference_masked(rng, shape, axis, microbatch_size):

@@ -52,8 +52,35 @@ def test_each_backend_uses_its_kernels(backend):
         assert {whole, other_axis, doubles} == {"NativeNormalization"}
         assert {grouped, masked, small} == {"InPlaceNormalization"}
     else:
+        few_channels = class_for(2, shape=(6, 5, 3))
         assert {whole, grouped, masked} == {"LeanNormalization"}
-        assert {other_axis, small} == {"TangentNormalization"}
+        assert {other_axis, small, few_channels} == {"TangentNormalization"}
+
+
+def test_small_inputs_take_the_plain_form(backend, kernels_by_size):
+    if backend == "torch":
+        pytest.skip("There the kernels are faster for them, too.")
+    small, large = (class_for(3, shape=(4, size, size, 32)) for size in (31, 32))
+    kinds = {
+        "tensorflow": ("PlainNormalization", "FusedNormalization"),
+        "jax": ("TangentNormalization", "LeanNormalization"),
+    }
+    assert (small, large) == kinds[backend]
+    assert class_for(3, shape=(4, 1, 1, 32)) == (
+        "PlainNormalization" if backend == "tensorflow" else large
+    )
+    if backend == "tensorflow":  # The minibatch may be unknown.
+        import tensorflow as tf
+
+        for size, expected in ((15, small), (16, large)):
+            made = []
+
+            @tf.function(input_signature=[tf.TensorSpec((None, size, size, 32))])
+            def choose(x):
+                made.append(type(normalization_of(x, 3)).__name__)  # noqa: B023
+
+            choose.get_concrete_function()
+            assert made == [expected]
 
 
 SHAPES = [(6, 3), (16, 9, 3), (4, 9, 7, 3), (2, 3, 5, 7, 3)]

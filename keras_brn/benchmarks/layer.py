@@ -64,6 +64,21 @@ def layer_step(layer, shape, dtype="float32"):
     return _layer_step(layer, x, dy)
 
 
+def masked_step(layer, shape):
+    """As `layer_step`, with a mask that leaves out a quarter of the positions."""
+    x, dy = _random(shape), _random(shape)
+    layer.build(shape)
+    mask = np.random.default_rng(1).random(shape[:-1]) > 0.25
+    return _layer_step(layer, x, dy, mask=ops.convert_to_tensor(mask))
+
+
+def inference_step(layer, shape):
+    """A function that runs the layer in inference; on a CPU, and waits."""
+    x = _random(shape)
+    layer.build(shape)
+    return _inference_step(layer, x)
+
+
 def network_step(model, batch_size):
     """A function that takes a training step of a classifier, and waits."""
     model.compile(
@@ -113,16 +128,20 @@ if keras.backend.backend() == "tensorflow":
     def wait(result):
         return result.numpy() if hasattr(result, "numpy") else result
 
-    def _layer_step(layer, x, dy):
+    def _layer_step(layer, x, dy, **arguments):
         @tf.function
         def step(x, dy):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                y = layer(x, training=True)
+                y = layer(x, training=True, **arguments)
             weights = [x, layer.gamma.value, layer.beta.value]
             return y, tape.gradient(y, weights, output_gradients=dy)
 
         return _waiting(lambda: step(x, dy)[1][2])
+
+    def _inference_step(layer, x):
+        step = tf.function(lambda x: layer(x, training=False))
+        return _waiting(lambda: step(x))
 
     def _copy(x):
         copy = tf.function(lambda x: x + 1.0)
@@ -134,18 +153,26 @@ elif keras.backend.backend() == "jax":
     accelerated = jax.default_backend() != "cpu"
     wait = jax.block_until_ready
 
-    def _layer_step(layer, x, dy):
+    def _layer_step(layer, x, dy, **arguments):
         @jax.jit
         def step(x, dy, trainable, state):
             def forward(x, trainable):
-                return layer.stateless_call(trainable, state, x, training=True)
+                return layer.stateless_call(trainable, state, x, training=True, **arguments)
 
             y, pull_back, state = jax.vjp(forward, x, trainable, has_aux=True)
             return y, pull_back(dy), state
 
-        weights = layer.trainable_variables, layer.non_trainable_variables
-        weights = [[weight.value for weight in group] for group in weights]
+        weights = _values(layer)
         return _waiting(lambda: step(x, dy, *weights))
+
+    def _inference_step(layer, x):
+        step = jax.jit(lambda x, *weights: layer.stateless_call(*weights, x, training=False)[0])
+        weights = _values(layer)
+        return _waiting(lambda: step(x, *weights))
+
+    def _values(layer):
+        weights = layer.trainable_variables, layer.non_trainable_variables
+        return [[weight.value for weight in group] for group in weights]
 
     def _copy(x):
         copy = jax.jit(lambda x: x + 1.0)
@@ -161,9 +188,12 @@ elif keras.backend.backend() == "torch":
             torch.cuda.synchronize()
         return result
 
-    def _layer_step(layer, x, dy):
+    def _layer_step(layer, x, dy, **arguments):
         weights = [x.requires_grad_(True), layer.gamma.value, layer.beta.value]
-        return lambda: torch.autograd.grad(layer(x, training=True), weights, dy)[2]
+        return lambda: torch.autograd.grad(layer(x, training=True, **arguments), weights, dy)[2]
+
+    def _inference_step(layer, x):
+        return torch.no_grad()(lambda: layer(x, training=False))
 
     def _copy(x):
         return lambda: x + 1.0

@@ -20,7 +20,12 @@ import numpy as np
 from keras import ops
 
 from keras_brn.benchmarks.layer import wait
-from keras_brn.benchmarks.timing import compared_with_first, describe_gpu, take_turns
+from keras_brn.benchmarks.timing import (
+    compared_with_first,
+    describe_gpu,
+    ratio_with_spread,
+    take_turns,
+)
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.records import provenance, write_json
 
@@ -222,18 +227,11 @@ def table(results):
     names = dict.fromkeys(name for of_shape in results.values() for name in of_shape)
     for name in names:
         measured = [of_shape.get(name) for of_shape in results.values()]
-        cells = [name, *map(_ratio, measured)]
+        cells = [name, *map(ratio_with_spread, measured)]
         errors = [result["errors"] for result in measured if result and result["errors"]]
         largest = [f"{max(error[key] for error in errors):.0e}" for key in ("y", "dx") if errors]
         lines.append(f"| {' | '.join([*cells, ', '.join(largest) or '–'])} |")
     return "\n".join(lines)
-
-
-def _ratio(result):
-    if result is None:
-        return "–"
-    low, high = result["ratio_p10_p90"]
-    return f"{result['ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main(arguments=None):

@@ -51,6 +51,14 @@ def compared_with_first(times, k):
     }
 
 
+def ratio_with_spread(result):
+    """The ratio of `compared_with_first` as a cell of a table; `None` is a dash."""
+    if result is None:
+        return "–"
+    low, high = result["ratio_p10_p90"]
+    return f"{result['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def with_spread(values, digits):
     """The median of values, and their 10th and 90th percentile, with so many `digits`: ".2f"."""
     low, median, high = np.quantile(values, [0.1, 0.5, 0.9])

@@ -38,6 +38,10 @@ def like(variable, x):
     return ops.convert_to_tensor(variable, x.dtype)
 
 
+def reshaped(x, shape):
+    return ops.reshape(x, shape)
+
+
 def clip(x, low, high):
     """`x`, but not below `low` and not above `high`, numbers or tensors."""
     return ops.clip(x, low, high)
@@ -56,6 +60,6 @@ def add_share(variable, x, share):
 stop_gradient = ops.stop_gradient
 
 if keras.backend.backend() == "torch":  # It runs each call by itself, those of Keras as well.
-    kept, like, clip = _kernels.kept, _kernels.like, _kernels.clip
+    kept, like, reshaped, clip = _kernels.kept, _kernels.like, _kernels.reshaped, _kernels.clip
     zero_unless, add_share = _kernels.zero_unless, _kernels.add_share
     stop_gradient = _kernels.stop_gradient

@@ -9,13 +9,21 @@ from keras_brn.kernels.normalization import Normalization
 
 compiled = jax.jit
 
-_FEW_CHANNELS = 16
+_FEWEST_CHANNELS = 16
+_FEWEST_VALUES = 2**17
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
-    lean = x.shape[axis] >= _FEW_CHANNELS
-    kind = LeanNormalization if lean else TangentNormalization
+    kind = LeanNormalization if _is_lean(x, axis) else TangentNormalization
     return kind(x, axis, microbatch_size, mask)
+
+
+def _is_lean(x, axis):
+    """Where that is faster, or saves memory worth its time."""
+    if axis != x.ndim - 1 or x.shape[axis] < _FEWEST_CHANNELS:
+        return False
+    single_pixels = x.ndim > 2 and x.size == x.shape[0] * x.shape[-1]
+    return single_pixels or x.size >= _FEWEST_VALUES
 
 
 class TangentNormalization(Normalization):
@@ -37,8 +45,8 @@ class TangentNormalization(Normalization):
 
 
 class LeanNormalization(TangentNormalization):
-    """As `TangentNormalization`, for many channels: its backward pass is the faster one that XLA
-    makes of it, and keeps no `x - mean` beside `x`."""
+    """As `TangentNormalization`, for large inputs: its backward pass keeps no `x - mean` beside
+    `x`."""
 
     def _tangent(self, dx, dscale, doffset, x, mean, variance, scale, epsilon):
         sigma = jnp.sqrt(variance + epsilon)

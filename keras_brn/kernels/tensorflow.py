@@ -17,6 +17,11 @@ except ImportError:
     pack_tangents = None
 
 
+# Below, the plain form takes less time than the kernels and what goes around them.
+_FEWEST_VALUES = 2**17
+_SUPPOSED_BATCH = 16  # Where the size of the minibatch is not known.
+
+
 def compiled(function):
     return tf.function(function, reduce_retracing=True)
 
@@ -25,11 +30,17 @@ def normalization_of(x, axis, microbatch_size=None, mask=None):
     if isinstance(x, tf.RaggedTensor):
         return RaggedNormalization(x, axis, microbatch_size, mask)
     whole = microbatch_size is None and mask is None and 1 < axis == len(x.shape) - 1
-    if whole and x.dtype == tf.float32 and x.shape[-1] > 1 and _only_cpus() and not _has_tangent(x):
+    fits = whole and x.dtype == tf.float32 and x.shape[-1] > 1 and _is_large(x)
+    if fits and _only_cpus() and not _has_tangent(x):
         columns = _columns(x)
         if columns is not None:
             return FusedNormalization(x, axis, columns)
     return PlainNormalization(x, axis, microbatch_size, mask)
+
+
+def _is_large(x):
+    sizes = [x.shape[0] or _SUPPOSED_BATCH, *x.shape[1:]]
+    return None in sizes or math.prod(sizes) >= _FEWEST_VALUES
 
 
 @functools.cache

@@ -54,6 +54,10 @@ def like(variable, x):
     return ops.convert_to_tensor(value, x.dtype)
 
 
+def reshaped(x, shape):
+    return x.reshape(shape)
+
+
 def clip(x, low, high):
     return x.clamp(low, high)
 
