@@ -332,7 +332,7 @@ def main(arguments=None):
     def train(run):
         return train_generative(run, data, quality)
 
-    search_and_report("generative", options, search_runs(), ("method",), range(3), train, data)
+    search_and_report("generative", options, search_runs(), ("method",), range(5), train, data)
 
 
 if __name__ == "__main__":
