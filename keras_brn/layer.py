@@ -9,7 +9,15 @@ from keras import constraints, initializers, ops, regularizers
 from keras_brn.arguments import BATCHNORM_ONLY, translated
 from keras_brn.bounds import Bounds
 from keras_brn.keras_internals import flatten_layers
-from keras_brn.kernels import clip, kept, like, normalization_of, reshaped, stop_gradient
+from keras_brn.kernels import (
+    clip,
+    isfinite,
+    kept,
+    like,
+    normalization_of,
+    reshaped,
+    stop_gradient,
+)
 from keras_brn.statistics import move_averages
 
 
@@ -252,7 +260,7 @@ class BatchRenormalization(keras.layers.Layer):
         d = kept(clip((mu_B - mu) / sigma, -d_max, d_max))
         y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         errors = [mu_B - mu, sigma_B - sigma]
-        valid = ops.isfinite(errors[1]) & (normalization.count > 0)
+        valid = isfinite(errors[1]) & (normalization.count > 0)
         averages = [self.moving_mean, self.moving_stddev]
         move_averages(averages, errors, valid, self.momentum)
         return _as_type(y, self.compute_dtype)

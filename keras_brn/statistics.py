@@ -3,9 +3,9 @@
 import math
 import threading
 
-from keras import ops
+import keras
 
-from keras_brn.kernels import add_share, zero_unless
+from keras_brn.kernels import add_share, cast, reshaped, sum_over, zero_unless
 
 _local = threading.local()
 
@@ -70,9 +70,10 @@ def mean_over_groups(errors, valid, channels):
     """The means (channels,) of errors over the groups where they are valid; 0 if it is in none."""
     errors = [zero_unless(valid, error) for error in errors]
     if math.prod([size or 0 for size in valid.shape]) != channels:  # Several groups, in axis 0.
-        groups = ops.sum(ops.cast(valid, errors[0].dtype), axis=0)
-        divisor = groups + ops.cast(groups == 0, groups.dtype)
-        errors = [ops.sum(error, axis=0) / divisor for error in errors]
+        dtype = keras.backend.standardize_dtype(errors[0].dtype)
+        groups = sum_over(cast(valid, dtype), 0)
+        divisor = groups + cast(groups == 0, dtype)
+        errors = [sum_over(error, 0) / divisor for error in errors]
     if tuple(errors[0].shape) != (channels,):
-        errors = [ops.reshape(error, (channels,)) for error in errors]
+        errors = [reshaped(error, (channels,)) for error in errors]
     return errors

@@ -69,6 +69,14 @@ def test_small_inputs_follow_the_reference(rng, kernels_by_size, shape, axis):
     assert_follows(layer, reference, rng, shape)
 
 
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_many_channels_follow_the_reference(rng, monkeypatch, backend, microbatch_size):
+    if backend == "jax":  # In groups a CPU and a GPU have different kernels.
+        monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    layer, reference = pair(16, microbatch_size=microbatch_size)
+    assert_follows(layer, reference, rng, (6, 3, 16))
+
+
 @pytest.mark.parametrize("microbatch_size", [None, 4])
 @pytest.mark.parametrize("shape, axis", [s for s in SHAPES if len(s[0]) > 2])
 def test_follows_the_reference_masked(rng, shape, axis, microbatch_size):

@@ -42,6 +42,18 @@ def reshaped(x, shape):
     return ops.reshape(x, shape)
 
 
+def cast(x, dtype):
+    return ops.cast(x, dtype)
+
+
+def sum_over(x, axis):
+    return ops.sum(x, axis)
+
+
+def isfinite(x):
+    return ops.isfinite(x)
+
+
 def clip(x, low, high):
     """`x`, but not below `low` and not above `high`, numbers or tensors."""
     return ops.clip(x, low, high)
@@ -61,5 +73,6 @@ stop_gradient = ops.stop_gradient
 
 if keras.backend.backend() == "torch":  # It runs each call by itself, those of Keras as well.
     kept, like, reshaped, clip = _kernels.kept, _kernels.like, _kernels.reshaped, _kernels.clip
+    cast, sum_over, isfinite = _kernels.cast, _kernels.sum_over, _kernels.isfinite
     zero_unless, add_share = _kernels.zero_unless, _kernels.add_share
     stop_gradient = _kernels.stop_gradient

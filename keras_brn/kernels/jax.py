@@ -11,16 +11,20 @@ compiled = jax.jit
 
 _FEWEST_CHANNELS = 16
 _FEWEST_VALUES = 2**17
+_FEW_ROWS = 8
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
-    kind = LeanNormalization if _is_lean(x, axis) else TangentNormalization
+    lean = _is_lean(x, axis, microbatch_size)
+    kind = LeanNormalization if lean else TangentNormalization
     return kind(x, axis, microbatch_size, mask)
 
 
-def _is_lean(x, axis):
+def _is_lean(x, axis, microbatch_size):
     """Where that is faster, or saves memory worth its time."""
     if axis != x.ndim - 1 or x.shape[axis] < _FEWEST_CHANNELS:
+        return False
+    if microbatch_size is not None and jax.default_backend() == "cpu":
         return False
     single_pixels = x.ndim > 2 and x.size == x.shape[0] * x.shape[-1]
     return single_pixels or x.size >= _FEWEST_VALUES
@@ -28,6 +32,13 @@ def _is_lean(x, axis):
 
 class TangentNormalization(Normalization):
     """As `Normalization`, for derivatives of both modes."""
+
+    def _sum(self, values, axes):
+        length = values.shape[axes[0]] if len(axes) == 1 else 0
+        if 1 <= length <= _FEW_ROWS:  # Such as a microbatch of vectors: XLA makes vectors of these.
+            rows = jnp.split(values, length, axes[0])
+            return functools.reduce(jnp.add, rows)
+        return super()._sum(values, axes)
 
     def _differentiable(self, epsilon):
         @jax.custom_jvp

@@ -58,6 +58,18 @@ def reshaped(x, shape):
     return x.reshape(shape)
 
 
+def cast(x, dtype):
+    return x.to(getattr(torch, dtype))
+
+
+def sum_over(x, axis):
+    return x.sum(axis)
+
+
+def isfinite(x):
+    return x.isfinite()
+
+
 def clip(x, low, high):
     return x.clamp(low, high)
 
@@ -112,6 +124,12 @@ def _is_transformed(x):
 
 class InPlaceNormalization(Normalization):
     """As `Normalization`, without the temporaries of autograd."""
+
+    def _sum(self, values, axes):
+        return values.sum(axes, keepdim=True) if axes else values  # PyTorch: none are all.
+
+    def _cut(self, x):
+        return x if self._cut_shape is None else x.reshape(self._cut_shape)
 
     def moments(self, x):
         with torch.no_grad():  # Not as a decorator, which `torch.compile` can't trace.
