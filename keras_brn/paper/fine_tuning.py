@@ -20,7 +20,7 @@ from keras_brn.paper.records import (
     run_lock,
     write_json,
 )
-from keras_brn.paper.studies import compile_with_cosine
+from keras_brn.paper.studies.study import compile_with_cosine
 from keras_brn.paper.training.files import check_equal, read_checkpoint_state, save_checkpoint
 
 NORMALIZATIONS = {

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper import cifar10
 from keras_brn.paper.data.images import Images, hold_out
+from keras_brn.paper.studies import cifar10
 
 
 def noise(count=40):

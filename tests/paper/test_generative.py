@@ -9,8 +9,8 @@ import scipy.linalg
 import tensorflow as tf
 
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper import generative
 from keras_brn.paper.data.glyphs import load_glyphs
+from keras_brn.paper.studies import generative
 
 RUN = generative.GenerativeRun("batch_renorm", 1e-3, images_per_step=4, images_seen=32, width=2)
 

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_brn.paper import pretrained
 from keras_brn.paper.data.images import Images
 from keras_brn.paper.networks.efficientnet import efficientnet_lite0, pretrained_efficientnet
 from keras_brn.paper.networks.small import small_network
-from keras_brn.paper.pretrained import Networks, PretrainedRun
+from keras_brn.paper.studies import pretrained
+from keras_brn.paper.studies.pretrained import Networks, PretrainedRun
 
 
 def test_the_network_without_weights():

@@ -11,7 +11,7 @@ pytestmark = [
 if keras.backend.backend() == "jax":
     import jax
 
-    from keras_brn.paper import actor_critic, reinforcement
+    from keras_brn.paper.studies import actor_critic, reinforcement
 
 SMALL = {"steps": 40, "random_steps": 20, "batch_size": 8, "units": 8, "evaluations": 4}
 

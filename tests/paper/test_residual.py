@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_brn.paper import residual
 from keras_brn.paper.data.images import Images, hold_out
+from keras_brn.paper.studies import residual
 
 
 def test_parameters_are_those_of_the_published_network():

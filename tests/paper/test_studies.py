@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_brn.paper import metric_learning, recurrent, studies
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.results.studies import summarize_study
-from keras_brn.paper.studies import load_study, run_study, save_study
+from keras_brn.paper.studies import metric_learning, recurrent, study
+from keras_brn.paper.studies.study import load_study, run_study, save_study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +130,10 @@ def test_other_seeds_choose_what_is_reported(tmp_path):
         qualities = quality[run.method, run.learning_rate]
         return {"choices": float(qualities[run.seed - 100]) if run.seed >= 100 else 0.0}
 
-    options = studies.study_parser("tried").parse_args(
+    options = study.study_parser("tried").parse_args(
         ["--results", str(tmp_path), "--out", str(tmp_path)]
     )
-    studies.search_and_report("tried", options, search, ("method",), range(2), train)
+    study.search_and_report("tried", options, search, ("method",), range(2), train)
     runs = load_study(tmp_path / "tried.json")
     assert len(runs) == len(search) + 4
     reported = [(run["method"], run["learning_rate"], run["seed"]) for run in runs[len(search) :]]

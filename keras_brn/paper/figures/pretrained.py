@@ -2,7 +2,7 @@
 
 from keras_brn.extras import extra
 from keras_brn.paper.figures.style import BLACK, BLUE, GREEN, TITLE_SIZE
-from keras_brn.paper.pretrained import METHODS, reported_results
+from keras_brn.paper.studies.pretrained import METHODS, reported_results
 
 with extra("paper"):
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ def draw_pretrained(results):
     each method and seed, and a bar at their mean.
 
     Args:
-        results: As `keras_brn.paper.studies.load_study` reads them, search included.
+        results: As `keras_brn.paper.studies.study.load_study` reads them, search included.
     """
     results = reported_results(results)
     settings = list(dict.fromkeys((r["data"], r["images_per_step"]) for r in results))

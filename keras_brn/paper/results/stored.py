@@ -5,7 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_brn.paper import (
+from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
+from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
+from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
+from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
+from keras_brn.paper.studies import (
     cifar10,
     generative,
     metric_learning,
@@ -14,11 +18,7 @@ from keras_brn.paper import (
     reinforcement,
     residual,
 )
-from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
-from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
-from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
-from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
-from keras_brn.paper.studies import load_study, reported
+from keras_brn.paper.studies.study import load_study, reported
 
 
 class Study(NamedTuple):

@@ -1,6 +1,6 @@
 """Normalization in recurrent networks: characters read row by row.
 
-    python -m keras_brn.paper.recurrent [--results results] [--out figures]
+    python -m keras_brn.paper.studies.recurrent [--results results] [--out figures]
 
 An LSTM reads an image of 32 rows from the top to the bottom, of `LENGTH` time steps in all: before
 and after the image there are empty rows, as many as chance wants. In the test it also reads
@@ -17,7 +17,7 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.studies import (
+from keras_brn.paper.studies.study import (
     SEARCH_SEED,
     CountedByImages,
     accuracy,

@@ -177,7 +177,7 @@ def search_and_report(name, options, search, setting, seeds, train, data=None):
 
 def study_parser(name):
     """The command line of a study: where single results are kept, and where their file goes."""
-    parser = argparse.ArgumentParser(prog=f"python -m keras_brn.paper.{name}")
+    parser = argparse.ArgumentParser(prog=f"python -m keras_brn.paper.studies.{name}")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--out", type=Path, default=Path("figures"))
     return parser

@@ -1,6 +1,6 @@
 """A student reproduction of Figure 2, repeated and completed: CIFAR-10, 100 epochs of 25 steps.
 
-    python -m keras_brn.paper.cifar10 [--cifar10 PATH] [--results results] [--out figures]
+    python -m keras_brn.paper.studies.cifar10 [--cifar10 PATH] [--results results] [--out figures]
 
 The report says how the network is built, alpha, the final bounds, and that the bounds begin to open
 after 20 epochs; in another sentence, after 50. Both are run. It does not say when the bounds are
@@ -17,7 +17,7 @@ import numpy as np
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.cifar10 import load_cifar10
 from keras_brn.paper.data.images import as_floats, hold_out
-from keras_brn.paper.studies import (
+from keras_brn.paper.studies.study import (
     SEARCH_SEED,
     VariedBatches,
     accuracy,

@@ -1,6 +1,6 @@
 """A generative adversarial network of characters, in steps of few images.
 
-    python -m keras_brn.paper.generative [--results results] [--out figures]
+    python -m keras_brn.paper.studies.generative [--results results] [--out figures]
 
 In training, batchnorm makes the picture of a noise depend on the others of its minibatch; what is
 used afterwards is the generator in inference. The loop is one's own: a generator and a
@@ -20,8 +20,8 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.metric_learning import base_network
-from keras_brn.paper.studies import (
+from keras_brn.paper.studies.metric_learning import base_network
+from keras_brn.paper.studies.study import (
     SEARCH_SEED,
     CountedByImages,
     check_method,

@@ -1,6 +1,6 @@
 """Fine-tuning of a network that others trained on ImageNet, with a few images a step.
 
-    python -m keras_brn.paper.pretrained --cifar10 PATH --tiny-imagenet PATH \\
+    python -m keras_brn.paper.studies.pretrained --cifar10 PATH --tiny-imagenet PATH \\
         [--results results] [--out figures]
 
 EfficientNet-lite0 was trained with batchnorm and large minibatches. With memory for a few images it
@@ -24,7 +24,7 @@ from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scaled
-from keras_brn.paper.studies import (
+from keras_brn.paper.studies.study import (
     CountedByImages,
     best_runs,
     check_method,

@@ -1,6 +1,7 @@
 """Normalization in the critics of reinforcement learning: CrossQ on a pendulum.
 
-    KERAS_BACKEND=jax python -m keras_brn.paper.reinforcement [--results results] [--out figures]
+    KERAS_BACKEND=jax python -m keras_brn.paper.studies.reinforcement [--results results]
+        [--out figures]
 
 CrossQ (Bhatt et al. 2024) is soft actor-critic (Haarnoja et al. 2018) without target networks. Its
 critics are normalized, and see this step's actions and the next one's in one minibatch.
@@ -8,7 +9,7 @@ critics are normalized, and see this step's actions and the next one's in one mi
 
 import dataclasses
 
-from keras_brn.paper.studies import SEARCH_SEED, check_method, search_and_report, study_parser
+from keras_brn.paper.studies.study import SEARCH_SEED, check_method, search_and_report, study_parser
 
 METHODS = {
     "targets": "no normalization, target networks (SAC)",
@@ -60,7 +61,7 @@ def search_runs():
 
 
 def main(arguments=None):
-    from keras_brn.paper.actor_critic import train_reinforcement  # Tables need no JAX.
+    from keras_brn.paper.studies.actor_critic import train_reinforcement  # Tables need no JAX.
 
     options = study_parser("reinforcement").parse_args(arguments)
     search_and_report(

@@ -1,6 +1,6 @@
 """Metric learning: embeddings of characters, compared on characters never seen.
 
-    python -m keras_brn.paper.metric_learning [--results results] [--out figures]
+    python -m keras_brn.paper.studies.metric_learning [--results results] [--out figures]
 
 Minibatches of P labels x K images are what section 4.3 of the paper takes its example from. A
 network that classifies some characters goes on to learn an embedding in such minibatches, in which
@@ -19,7 +19,7 @@ from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
 from keras_brn.paper.networks.small import small_inception
-from keras_brn.paper.studies import (
+from keras_brn.paper.studies.study import (
     check_method,
     compile_with_cosine,
     run_study,

@@ -1,6 +1,6 @@
 """A residual network in steps of few images: CIFAR-10, 20 layers.
 
-    python -m keras_brn.paper.residual [--cifar10 PATH] [--results results] [--out figures]
+    python -m keras_brn.paper.studies.residual [--cifar10 PATH] [--results results] [--out figures]
 
 All images of a step are normalized together, and the gradient is theirs alone.
 """
@@ -13,7 +13,7 @@ import keras
 from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.cifar10 import load_cifar10
 from keras_brn.paper.data.images import as_floats, hold_out
-from keras_brn.paper.studies import (
+from keras_brn.paper.studies.study import (
     SEARCH_SEED,
     CountedByImages,
     VariedBatches,

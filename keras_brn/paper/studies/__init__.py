@@ -1,0 +1,1 @@
+"""Small experiments beside the figures of the paper, a program each."""
