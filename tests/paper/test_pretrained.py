@@ -11,6 +11,7 @@ from keras_brn.paper.networks.efficientnet import efficientnet_lite0, pretrained
 from keras_brn.paper.networks.small import small_network
 from keras_brn.paper.studies import pretrained
 from keras_brn.paper.studies.pretrained import Networks, PretrainedRun
+from keras_brn.paper.studies.study import SEARCH_SEED, reported
 
 
 def test_the_network_without_weights():
@@ -97,12 +98,21 @@ def test_the_search_ends_behind_the_best_rate(best, tried):
     assert [run.learning_rate for run in runs] == tried
 
 
-def test_seeds_after_the_first_are_trained_at_the_best_rate():
+def test_what_is_reported_is_trained_at_the_best_rate_of_the_search():
     def results_of(runs):
         return [{**dataclasses.asdict(run), "choices": run.learning_rate < 1e-3} for run in runs]
 
-    results = pretrained.search_and_seeds(dataclasses.replace(RUN, learning_rate=3e-4), results_of)
-    tried = [(result["learning_rate"], result["seed"]) for result in results]
-    assert tried == [(3e-4, 0), (1e-3, 0), (1e-4, 0), (3e-4, 1), (3e-4, 2)]
-    reported = pretrained.reported_results(results)
-    assert [(r["learning_rate"], r["seed"]) for r in reported] == [(3e-4, s) for s in range(3)]
+    first = dataclasses.replace(RUN, learning_rate=3e-4, seed=SEARCH_SEED)
+    results = pretrained.search_and_seeds(first, results_of)
+    searched = [result["learning_rate"] for result in results if result["seed"] == SEARCH_SEED]
+    assert searched == [3e-4, 1e-3, 1e-4]
+    assert [(r["learning_rate"], r["seed"]) for r in reported(results)] == [
+        (3e-4, seed) for seed in range(3)
+    ]
+
+
+def test_the_learning_rate_rises_and_falls():
+    run = dataclasses.replace(RUN, learning_rate=1.0, images_seen=40, warmup=0.2)
+    rates = [run.learning_rate_at(step) for step in range(run.steps)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    np.testing.assert_allclose(rates[4:], (1 + np.cos(np.pi * np.arange(16) / 16)) / 2)

@@ -2,7 +2,8 @@
 
 from keras_brn.extras import extra
 from keras_brn.paper.figures.style import BLACK, BLUE, GREEN, TITLE_SIZE
-from keras_brn.paper.studies.pretrained import METHODS, reported_results
+from keras_brn.paper.studies.pretrained import METHODS
+from keras_brn.paper.studies.study import reported
 
 with extra("paper"):
     from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ def draw_pretrained(results):
     Args:
         results: As `keras_brn.paper.studies.study.load_study` reads them, search included.
     """
-    results = reported_results(results)
+    results = reported(results)
     settings = list(dict.fromkeys((r["data"], r["images_per_step"]) for r in results))
     methods = [name for name in METHODS if any(r["method"] == name for r in results)]
     height = 0.9 + 0.27 * len(methods)

@@ -1,7 +1,6 @@
 """The tables of the stored figures, as the README shows them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +29,6 @@ class Study(NamedTuple):
         baseline: The method that the others are compared with.
         setting: Names of the attributes that make a setting.
         formats: How numbers are written, as for `study_table`.
-        select: Function that takes the results of the search away.
     """
 
     methods: dict
@@ -38,7 +36,6 @@ class Study(NamedTuple):
     baseline: str = "batchnorm"
     setting: tuple = ()
     formats: tuple = PERCENT
-    select: Callable = reported
 
 
 STUDIES = {  # By the name of the file.
@@ -58,7 +55,6 @@ STUDIES = {  # By the name of the file.
         pretrained.METHODS,
         {"test": "accuracy"},
         setting=("data", "images_per_step"),
-        select=pretrained.reported_results,
     ),
     "residual": Study(residual.METHODS, {"test": "accuracy"}, setting=("images_per_step",)),
     "cifar10": Study(
@@ -120,7 +116,7 @@ def stored_tables(folder):
         tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
     for name, study in STUDIES.items():
         if (folder / f"{name}.json").exists():
-            results = study.select(load_study(folder / f"{name}.json"))
+            results = reported(load_study(folder / f"{name}.json"))
             of_study = summarize_study(results, study.setting, study.quantities, study.baseline)
             tables[name] = study_table(of_study, study.methods, study.quantities, study.formats)
     return tables
