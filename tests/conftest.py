@@ -11,6 +11,8 @@ import pytest
 import keras_brn.kernels
 
 PAPER = Path(__file__).parent / "paper"
+KERNELS = keras_brn.kernels._kernels
+FEWEST_VALUES = getattr(KERNELS, "_FEWEST_VALUES", None)  # None on PyTorch.
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -52,13 +54,15 @@ def _seeded():
 @pytest.fixture(autouse=True)
 def _kernels_of_large_inputs(monkeypatch):
     """Tests have small inputs, for which the layer would take the plain form."""
-    monkeypatch.setattr(keras_brn.kernels._kernels, "_FEWEST_VALUES", 0, raising=False)
+    if FEWEST_VALUES is not None:
+        monkeypatch.setattr(KERNELS, "_FEWEST_VALUES", 0)
 
 
 @pytest.fixture
 def kernels_by_size(monkeypatch, _kernels_of_large_inputs):
     """The kernels are chosen as outside of tests."""
-    monkeypatch.setattr(keras_brn.kernels._kernels, "_FEWEST_VALUES", 2**17, raising=False)
+    if FEWEST_VALUES is not None:
+        monkeypatch.setattr(KERNELS, "_FEWEST_VALUES", FEWEST_VALUES)
 
 
 @pytest.fixture(scope="session")

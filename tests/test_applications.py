@@ -21,9 +21,9 @@ InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 MobileNetV3Large MobileNetV3
 NASNetMobile ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2 Xception
 """.split()
 WITHOUT = "VGG16 VGG19 ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge".split()
-QUICK = {"MobileNet"}
+QUICK = {"MobileNetV3Small"}
 if keras.backend.backend() == "tensorflow":  # Where it takes the least time.
-    QUICK = {"EfficientNetB0", "MobileNetV3Small", "ResNet50"}
+    QUICK |= {"EfficientNetB0", "MobileNetV2", "ResNet50"}
 PIXELS = ("EfficientNet", "MobileNetV3")  # These scale their inputs from [0, 255].
 
 
