@@ -1,5 +1,7 @@
 """One forward pass that tells whether two models predict the same."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -61,16 +63,15 @@ def _outputs(model, inputs):
 
     variables = model.trainable_variables, model.non_trainable_variables
     weights = [[variable.value for variable in each] for each in variables]
-    try:
-        outputs = _whole(infer)(weights, *inputs)
-    except Exception:  # What JAX cannot trace, Keras may run all the same.
+    outputs = None
+    if (
+        keras.backend.backend() == "jax"
+    ):  # It would compile each operation for each shape by itself.
+        with contextlib.suppress(Exception):  # What JAX cannot trace, Keras may run all the same.
+            outputs = compiled(infer)(weights, *inputs)
+    if outputs is None:
         outputs = infer(weights, *inputs)
     return [ops.convert_to_numpy(y).astype("float64") for y in outputs]
-
-
-def _whole(function):
-    """On JAX one program: it would compile each operation for each shape by itself."""
-    return compiled(function) if keras.backend.backend() == "jax" else function
 
 
 def _difference(outputs, expected):
