@@ -14,12 +14,11 @@ import keras
 from keras_brn.benchmarks.layer import inference_step, layer_step, masked_step, wait
 from keras_brn.benchmarks.timing import (
     compared_with_first,
-    describe_gpu,
     ratio_with_spread,
     take_turns,
+    write_measured,
 )
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper.records import provenance, write_json
 
 SHAPES = (
     (4, 8, 8, 384),
@@ -75,8 +74,7 @@ def main(arguments=None):
     for call in CALLS:
         results[call] = {str(shape): measure_call(call, shape, options.seconds) for shape in SHAPES}
         print(call, *map(ratio_with_spread, results[call].values()), sep=", ", flush=True)
-    stored = {"gpu": describe_gpu(), "provenance": provenance(), "results": results}
-    write_json(options.out, stored)
+    write_measured(options.out, results)
     print(table(results))
 
 

@@ -22,12 +22,11 @@ from keras import ops
 from keras_brn.benchmarks.layer import wait
 from keras_brn.benchmarks.timing import (
     compared_with_first,
-    describe_gpu,
     ratio_with_spread,
     take_turns,
+    write_measured,
 )
 from keras_brn.layer import BatchRenormalization
-from keras_brn.paper.records import provenance, write_json
 
 EPSILON, MOMENTUM = 1e-3, 0.99
 SHAPES = (
@@ -242,8 +241,7 @@ def main(arguments=None):
     if keras.backend.backend() not in ("torch", "jax"):
         raise SystemExit("The others are of PyTorch and JAX: set KERAS_BACKEND to torch or jax.")
     results = {str(shape): measure_peers(shape, options.seconds) for shape in SHAPES}
-    stored = {"gpu": describe_gpu(), "provenance": provenance(), "results": results}
-    write_json(options.out, stored)
+    write_measured(options.out, results)
     print(table(results))
 
 

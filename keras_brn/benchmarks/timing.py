@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+from keras_brn.paper.records import provenance, write_json
+
 
 def describe_gpu():
     """What `nvidia-smi` says of name, driver and present clocks; `None` where there is none."""
@@ -38,6 +40,11 @@ def take_turns(functions, seconds, turn=0.02, wait=lambda result: result):
             wait(result)
             times[-1][i] = (time.perf_counter() - start) / calls[i]
     return np.array(times)
+
+
+def write_measured(path, results):
+    """Writes results to a JSON file, with what they were measured on."""
+    write_json(path, {"gpu": describe_gpu(), "provenance": provenance(), "results": results})
 
 
 def compared_with_first(times, k):

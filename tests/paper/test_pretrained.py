@@ -1,17 +1,19 @@
 """Fine-tuning of a network that others trained: the network, its weights, and the program."""
 
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from keras_brn.paper.data.images import Images
+from keras_brn.paper.figures.pretrained import draw_pretrained
 from keras_brn.paper.networks.efficientnet import efficientnet_lite0, pretrained_efficientnet
 from keras_brn.paper.networks.small import small_network
 from keras_brn.paper.studies import pretrained
 from keras_brn.paper.studies.pretrained import Networks, PretrainedRun
-from keras_brn.paper.studies.study import SEARCH_SEED, reported
+from keras_brn.paper.studies.study import SEARCH_SEED, load_study, reported
 
 
 def test_the_network_without_weights():
@@ -116,3 +118,13 @@ def test_the_learning_rate_rises_and_falls():
     rates = [run.learning_rate_at(step) for step in range(run.steps)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     np.testing.assert_allclose(rates[4:], (1 + np.cos(np.pi * np.arange(16) / 16)) / 2)
+
+
+def test_the_picture_has_a_row_for_each_method_and_a_point_for_each_seed():
+    stored = load_study(Path(__file__).parents[2] / "figures" / "pretrained.json")
+    (panel,) = draw_pretrained(stored).axes
+    methods = {result["method"] for result in reported(stored)}
+    labels = [label.get_text() for label in panel.get_yticklabels()]
+    assert labels == [label for name, label in pretrained.METHODS.items() if name in methods]
+    points = [line for line in panel.lines if line.get_marker() == "o"]
+    assert sum(len(line.get_xdata()) for line in points) == len(reported(stored))

@@ -23,6 +23,7 @@ from keras_brn.paper.studies.study import (
     accuracy,
     check_method,
     compile_with_adam,
+    printing,
     run_study,
     save_study,
     study_parser,
@@ -197,11 +198,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     data, choices = hold_out(load_cifar10(options.cifar10), per_label=300)
 
-    def train(run):
-        result = train_cifar10(run, data, choices)
-        print(run, result["test"], flush=True)
-        return result
-
+    train = printing(lambda run: train_cifar10(run, data, choices))
     folder = options.results / "cifar10"
     results = run_study(runs_of(LEARNING_RATES, SEARCH_SEED), train, folder, data)
     rate = best_rate(results)

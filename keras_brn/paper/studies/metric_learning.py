@@ -22,6 +22,7 @@ from keras_brn.paper.networks.small import small_inception
 from keras_brn.paper.studies.study import (
     check_method,
     compile_with_cosine,
+    printing,
     run_study,
     save_study,
     study_parser,
@@ -198,11 +199,10 @@ def main(arguments=None):
     base = functools.cache(lambda seed, steps: base_network(data[0], seed, steps))
 
     def train(run):
-        result = train_metric(run, data, base(run.seed, run.base_steps))
-        print(run, result, flush=True)
-        return result
+        return train_metric(run, data, base(run.seed, run.base_steps))
 
-    results = run_study(metric_runs(), train, options.results / "metric", data[0])
+    folder = options.results / "metric"
+    results = run_study(metric_runs(), printing(train), folder, data[0])
     save_study(results, options.out / "metric_learning.json")
 
 

@@ -30,6 +30,7 @@ from keras_brn.paper.studies.study import (
     best_runs,
     check_method,
     compile_with_adam,
+    printing,
     run_study,
     save_study,
     study_parser,
@@ -268,6 +269,8 @@ def _resized(images, at_once=500):
 
 
 def main(arguments=None):
+    from keras_brn.paper.figures.pretrained import draw_pretrained  # Which imports this module.
+
     parser = study_parser("pretrained")
     parser.add_argument("--cifar10", type=Path, help="as for `load_cifar10`")
     parser.add_argument("--tiny-imagenet", type=Path, help="as for `load_tiny_imagenet`")
@@ -279,17 +282,15 @@ def main(arguments=None):
         images, choices = load(name, getattr(options, name))
 
         def train(run, images=images, choices=choices):
-            result = train_pretrained(run, images, choices, networks.before(run, images.classes))
-            print(run, result, flush=True)
-            return result
+            return train_pretrained(run, images, choices, networks.before(run, images.classes))
 
-        results_of = functools.partial(
-            run_study, train=train, folder=options.results / "pretrained", data=images
-        )
+        folder = options.results / "pretrained"
+        results_of = functools.partial(run_study, train=printing(train), folder=folder, data=images)
         for method in METHODS:
             first = PretrainedRun(method, name, images_per_step, FIRST_RATE, SEARCH_SEED)
             stored += search_and_seeds(first, results_of)
             save_study(stored, options.out / "pretrained.json")
+    draw_pretrained(stored).savefig(options.out / "pretrained.png", dpi=120)
 
 
 if __name__ == "__main__":

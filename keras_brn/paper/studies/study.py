@@ -126,6 +126,17 @@ def run_study(runs, train, folder, data=None):
     return results
 
 
+def printing(train):
+    """`train`, as of `run_study`, that also prints a run and the floats of its result."""
+
+    def train_and_print(run):
+        result = train(run)
+        print(run, {key: v for key, v in result.items() if isinstance(v, float)}, flush=True)
+        return result
+
+    return train_and_print
+
+
 def best_runs(runs, results, setting, seeds):
     """The runs to report: those that were best in a search, with other seeds.
 
@@ -162,16 +173,10 @@ def search_and_report(name, options, search, setting, seeds, train, data=None):
         train: As for `run_study`.
         data: As for `run_study`.
     """
-
-    def train_and_print(run):
-        result = train(run)
-        print(run, {key: v for key, v in result.items() if isinstance(v, float)}, flush=True)
-        return result
-
-    folder = options.results / name
-    searched = run_study(search, train_and_print, folder, data)
+    train, folder = printing(train), options.results / name
+    searched = run_study(search, train, folder, data)
     reported = best_runs(search, searched, setting, seeds)
-    results = run_study(reported, train_and_print, folder, data)
+    results = run_study(reported, train, folder, data)
     save_study(searched + results, options.out / f"{name}.json")
 
 
