@@ -27,7 +27,7 @@ def main():
         # What one process has compiled, the others need not.
         environment = {
             "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
             # Random numbers of a new shape are compiled in .4 s, in place of 2.
             "JAX_THREEFRY_PARTITIONABLE": "0",
             # Two processes of pytest: more threads would wait for each other.

@@ -43,9 +43,10 @@ network = model
 SMALL = f"""
 import sys
 sys.path.append({str(Path(__file__).parent / "paper")!r})
-import keras_brn.paper.data.imagenet, worker_program
+import keras_brn.paper.data.imagenet, keras_brn.paper.training.network, worker_program
 keras_brn.paper.data.imagenet.load_imagenet = lambda folder: worker_program.shades()
 keras_brn.paper.experiment.figure_2 = lambda: [worker_program.run(steps=20)]
+keras_brn.paper.training.network.small_inception = worker_program.tiny
 """
 NEEDED = {  # By what is in an example: the backend, and what goes before it.
     "load_imagenet(": ("tensorflow", SMALL),

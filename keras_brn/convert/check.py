@@ -64,9 +64,7 @@ def _outputs(model, inputs):
     variables = model.trainable_variables, model.non_trainable_variables
     weights = [[variable.value for variable in each] for each in variables]
     outputs = None
-    if (
-        keras.backend.backend() == "jax"
-    ):  # It would compile each operation for each shape by itself.
+    if keras.backend.backend() == "jax":  # Which compiles an operation for each shape by itself.
         with contextlib.suppress(Exception):  # What JAX cannot trace, Keras may run all the same.
             outputs = compiled(infer)(weights, *inputs)
     if outputs is None:

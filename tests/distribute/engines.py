@@ -23,7 +23,7 @@ from keras_brn.paper.data.sampling import batches
 from keras_brn.paper.launch import free_addresses, tf_configs
 from keras_brn.paper.networks.inception import inception_v3
 
-EPOCHS, STEPS, BATCH, RAMP = 2, 10, 64, (4, 16, 12)
+EPOCHS, STEPS, BATCH, RAMP = 2, 10, 48, (4, 16, 12)
 RATE, MOMENTUM = 0.05, 0.9
 
 
@@ -76,7 +76,8 @@ def network(microbatch_size=None, dense=BatchRenormalization):
     def normalized(layer, *args, kind=BatchRenormalization):
         layer = layer(*args, use_bias=False, kernel_initializer=he_normal)
         normalization = kind(momentum=0.9, microbatch_size=microbatch_size)
-        return layer, normalization, keras.layers.ReLU()
+        # Smooth: rounding may decide on which side of its kink a ReLU is, and so on a gradient.
+        return layer, normalization, keras.layers.Activation("softplus")
 
     return keras.Sequential(
         [

@@ -32,7 +32,7 @@ def one_process(microbatch_size):
     return model, history.history
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, 3])
 def workers(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     return engines.run("multi_worker", folder, request.param)

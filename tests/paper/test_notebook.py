@@ -23,7 +23,12 @@ FIGURE = {
     "CHANGES": {"network": "small_network", "evaluations": 1, "batch_size": 32, "width": 1},
     "GLYPHS": {"train_per_label": 8, "labels": 80},
 }
-TUNING = {"CHANGES": {"epochs": 1}, "BASE": {"steps": 1, "width": 1}, "TRAIN_PER_LABEL": 1}
+TUNING = {
+    "RUNS": {"seeds": [0], "batch_sizes": [16]},
+    "CHANGES": {"epochs": 1},
+    "BASE": {"steps": 1, "width": 1},
+    "TRAIN_PER_LABEL": 1,
+}
 REHEARSAL = {
     "TRAIN": {},
     "CHANGES": {"network": "small_network", "steps": 2, "evaluations": 1, "batch_size": 32},

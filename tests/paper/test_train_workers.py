@@ -160,12 +160,18 @@ def test_more_gpus_than_are_visible_are_refused(monkeypatch, tmp_path, seen):
         visible_gpus(2, -1)
 
 
-def test_launcher_refuses_more_gpus_than_are_visible(monkeypatch, tmp_path):
+@pytest.fixture
+def light(monkeypatch):
+    """Programs without TensorFlow, of which the launcher has no need."""
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+
+
+def test_launcher_refuses_more_gpus_than_are_visible(light, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert output_of("print(1)", tmp_path, "--gpus", "1") == (2, "")
 
 
-def test_launcher_passes_on_what_the_workers_say(monkeypatch, tmp_path):
+def test_launcher_passes_on_what_the_workers_say(light, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,6,5,4")
     program = "import os, sys; print(sys.argv[1:], os.environ['CUDA_VISIBLE_DEVICES'])"
     status, said = output_of(program, tmp_path, "--gpus", "2", arguments=["out%t"])
