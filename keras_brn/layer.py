@@ -246,21 +246,26 @@ class BatchRenormalization(keras.layers.Layer):
         x = _as_type(inputs, _at_least_float32(inputs.dtype))
         axis = self._channel_axis(x.shape)
         mu, sigma = (_per_channel(w, x, axis) for w in (self.moving_mean, self.moving_stddev))
-        gamma = 1.0 if self.gamma is None else _per_channel(self.gamma, x, axis)
-        beta = 0.0 if self.beta is None else _per_channel(self.beta, x, axis)
+        gamma = None if self.gamma is None else _per_channel(self.gamma, x, axis)
+        beta = None if self.beta is None else _per_channel(self.beta, x, axis)
         if not (training and self.trainable):
-            slope = gamma / sigma
-            return ops.convert_to_tensor(x * slope + (beta - mu * slope), self.compute_dtype)
+            slope = 1 / sigma if gamma is None else gamma / sigma
+            offset = -mu * slope if beta is None else beta - mu * slope
+            return ops.convert_to_tensor(x * slope + offset, self.compute_dtype)
         normalization = normalization_of(x, axis, self.microbatch_size, mask)
         mean, variance = normalization.moments(x)
         # Neither r and d nor the averages send a gradient back.
         mu_B, sigma_B = stop_gradient(mean), stop_gradient((variance + self.epsilon) ** 0.5)
         r_max, d_max = self._bounds.in_training(x.dtype)
-        r = kept(clip(sigma_B / sigma, 1 / r_max, r_max))
-        d = kept(clip((mu_B - mu) / sigma, -d_max, d_max))
-        y = normalization.normalize(x, mean, variance, gamma * r, gamma * d + beta, self.epsilon)
         errors = [mu_B - mu, sigma_B - sigma]
-        valid = isfinite(errors[1]) & (normalization.count > 0)
+        r = kept(clip(sigma_B / sigma, 1 / r_max, r_max))
+        d = kept(clip(errors[0] / sigma, -d_max, d_max))
+        scale, offset = (r, d) if gamma is None else (gamma * r, gamma * d)
+        offset = offset if beta is None else offset + beta
+        y = normalization.normalize(x, mean, variance, scale, offset, self.epsilon)
+        valid = isfinite(errors[1])
+        if not (isinstance(normalization.count, float) and normalization.count > 0):
+            valid = valid & (normalization.count > 0)
         averages = [self.moving_mean, self.moving_stddev]
         move_averages(averages, errors, valid, self.momentum)
         return _as_type(y, self.compute_dtype)

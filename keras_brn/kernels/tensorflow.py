@@ -57,8 +57,11 @@ class PlainNormalization(Normalization):
     """As `Normalization`, with sums that keep their digits, which are also faster."""
 
     def _sum(self, values, axes):
-        # TensorFlow adds up in float32, one value after the other: so one axis at a time, and long
-        # axes in parts.
+        # TensorFlow adds up in float32, one value after the other: so where there are many or it is
+        # not known how many, one axis at a time, and long axes in parts.
+        sizes = [values.shape[axis] for axis in axes]
+        if None not in sizes and math.prod(sizes) <= MOST_VALUES:
+            return tf.reduce_sum(values, axes, keepdims=True)
         for axis in reversed(axes):
             values = _sum_over_axis(values, axis)
         return values
@@ -136,7 +139,7 @@ class FusedNormalization(PlainNormalization):
             scale=scale,
             reserve_space_1=mean,
             reserve_space_2=variance,
-            reserve_space_3=tf.zeros(0),
+            reserve_space_3=tf.constant([], x.dtype),
             epsilon=epsilon,
             is_training=True,
         )
@@ -221,22 +224,25 @@ def _moments(x):
     """
     channels = x.shape[2]
     columns = x.shape[1] or tf.shape(x)[1]
-    zeros = tf.zeros(columns * channels)
+    zeros, none = tf.zeros(columns * channels), tf.constant([], x.dtype)
     _, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=tf.reshape(x, (-1, 1, 1, columns * channels)),
-        scale=zeros + 1.0,
+        scale=zeros,  # Of an output that nobody needs.
         offset=zeros,
-        mean=tf.zeros(0),
-        variance=tf.zeros(0),
+        mean=none,
+        variance=none,
         is_training=True,
     )
-    rows = tf.cast(tf.shape(x)[0], x.dtype)
-    count = rows * tf.cast(columns, x.dtype)
-    of_columns = tf.reshape(mean, (columns, channels))
-    mean = tf.reduce_mean(of_columns, 0)
-    biased = tf.reshape(variance, (columns, channels)) * ((rows - 1.0) / rows)
-    variance = tf.reduce_mean(biased + tf.math.squared_difference(of_columns, mean), 0)
-    mean, variance = (tf.where(count > 0, moment, 0.0) for moment in (mean, variance))
+    rows = x.shape[0] or tf.cast(tf.shape(x)[0], x.dtype)
+    variance *= (rows - 1) / rows  # Biased.
+    if x.shape[1] != 1:
+        of_columns = tf.reshape(mean, (columns, channels))
+        mean = tf.reduce_mean(of_columns, 0)
+        variance = tf.reshape(variance, (columns, channels))
+        variance = tf.reduce_mean(variance + tf.math.squared_difference(of_columns, mean), 0)
+    if not (x.shape[0] and x.shape[1]):
+        any_values = tf.size(x) > 0
+        mean, variance = (tf.where(any_values, moment, 0.0) for moment in (mean, variance))
 
     def backward(dmean, dvariance):  # Of second derivatives only.
         (here,) = _in_this_graph([x])
