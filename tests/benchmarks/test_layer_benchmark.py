@@ -96,3 +96,15 @@ def test_memory_is_the_peak_of_a_step(monkeypatch):
     monkeypatch.setattr(benchmark, "CASES", {"case": lambda new: step})
     peak = benchmark.measure_memory("case", "ours")
     assert 60 < peak < 80
+
+
+@pytest.mark.once
+def test_memory_of_tensors_is_their_peak(monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    stays = tf.ones(8 * 2**20)
+
+    def step():
+        return float(tf.reduce_sum(tf.ones(16 * 2**20)) + stays[0])
+
+    monkeypatch.setattr(benchmark, "CASES", {"case": lambda new: step})
+    assert 60 < benchmark.measure_tensors("case", "ours") < 70
