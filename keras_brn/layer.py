@@ -11,11 +11,13 @@ from keras_brn.bounds import Bounds
 from keras_brn.keras_internals import flatten_layers
 from keras_brn.kernels import (
     clip,
+    for_each_group,
     isfinite,
     kept,
     like,
     normalization_of,
     reshaped,
+    sqrt,
     stop_gradient,
 )
 from keras_brn.statistics import move_averages
@@ -255,11 +257,12 @@ class BatchRenormalization(keras.layers.Layer):
         normalization = normalization_of(x, axis, self.microbatch_size, mask)
         mean, variance = normalization.moments(x)
         # Neither r and d nor the averages send a gradient back.
-        mu_B, sigma_B = stop_gradient(mean), stop_gradient((variance + self.epsilon) ** 0.5)
+        mu_B, sigma_B = stop_gradient(mean), stop_gradient(sqrt(variance + self.epsilon))
         r_max, d_max = self._bounds.in_training(x.dtype)
         errors = [mu_B - mu, sigma_B - sigma]
         r = kept(clip(sigma_B / sigma, 1 / r_max, r_max))
         d = kept(clip(errors[0] / sigma, -d_max, d_max))
+        gamma, beta = (w if w is None else for_each_group(w, mean) for w in (gamma, beta))
         scale, offset = (r, d) if gamma is None else (gamma * r, gamma * d)
         offset = offset if beta is None else offset + beta
         y = normalization.normalize(x, mean, variance, scale, offset, self.epsilon)

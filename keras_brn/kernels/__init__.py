@@ -38,6 +38,12 @@ def like(variable, x):
     return ops.convert_to_tensor(variable, x.dtype)
 
 
+def for_each_group(weight, moments):
+    """`weight`, once for each group of the `moments` where that is faster, else as it is; either
+    broadcasts with them."""
+    return weight
+
+
 def reshaped(x, shape):
     return ops.reshape(x, shape)
 
@@ -48,6 +54,10 @@ def cast(x, dtype):
 
 def sum_over(x, axis):
     return ops.sum(x, axis)
+
+
+def sqrt(x):
+    return ops.sqrt(x)
 
 
 def isfinite(x):
@@ -71,8 +81,12 @@ def add_share(variable, x, share):
 
 stop_gradient = ops.stop_gradient
 
+if keras.backend.backend() == "jax":
+    for_each_group, sum_over = _kernels.for_each_group, _kernels.sum_over
+
 if keras.backend.backend() == "torch":  # It runs each call by itself, those of Keras as well.
     kept, like, reshaped, clip = _kernels.kept, _kernels.like, _kernels.reshaped, _kernels.clip
-    cast, sum_over, isfinite = _kernels.cast, _kernels.sum_over, _kernels.isfinite
+    cast, sum_over = _kernels.cast, _kernels.sum_over
+    sqrt, isfinite = _kernels.sqrt, _kernels.isfinite
     zero_unless, add_share = _kernels.zero_unless, _kernels.add_share
     stop_gradient = _kernels.stop_gradient

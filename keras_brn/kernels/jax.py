@@ -1,6 +1,7 @@
 """Normalization in JAX: a tangent, of which the backward pass is the transpose."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,45 @@ compiled = jax.jit
 
 _FEWEST_CHANNELS = 16
 _FEWEST_VALUES = 2**17
-_FEW_ROWS = 8
 
 
 def normalization_of(x, axis, microbatch_size=None, mask=None):
     kind = LeanNormalization if _is_lean(x, axis) else TangentNormalization
     return kind(x, axis, microbatch_size, mask)
+
+
+# XLA makes vectors of additions of a few rows, but not of its reduction of a product: that takes
+# ten times as long. So where rows are vectors of channels, long sums are made of short ones.
+_FEW_ROWS = 8
+
+
+def _rows_at_once(rows):
+    """The largest number of rows, at most `_FEW_ROWS`, that divides `rows`; 1 if there is none."""
+    return next(n for n in range(min(_FEW_ROWS, max(rows, 1)), 0, -1) if rows % n == 0)
+
+
+def sum_over(x, axis):
+    rows = _rows_at_once(x.shape[axis])
+    if rows == 1:
+        return jnp.sum(x, axis)
+    return sum_over(functools.reduce(jnp.add, jnp.split(x, rows, axis)), axis)
+
+
+def _repeated(x, times, axis):
+    """`x`, of length 1 in an axis, for each of so many rows; its transpose is as `sum_over`."""
+    while times > 1:
+        rows = _rows_at_once(times)
+        if rows == 1:
+            return jnp.repeat(x, times, axis)
+        x, times = jnp.concatenate([x] * rows, axis), times // rows
+    return x
+
+
+def for_each_group(weight, moments):
+    if moments.size == weight.size:
+        return weight
+    shape = (1,) * (moments.ndim - weight.ndim) + weight.shape
+    return _repeated(weight.reshape(shape), moments.shape[0], 0)
 
 
 def _is_lean(x, axis):
@@ -33,10 +67,14 @@ class TangentNormalization(Normalization):
 
     def _sum(self, values, axes):
         length = values.shape[axes[0]] if len(axes) == 1 else 0
-        if 1 <= length <= _FEW_ROWS:  # Such as a microbatch of vectors: XLA makes vectors of these.
-            rows = jnp.split(values, length, axes[0])
-            return functools.reduce(jnp.add, rows)
+        if 1 <= length <= _FEW_ROWS:  # Such as a microbatch of vectors.
+            return functools.reduce(jnp.add, jnp.split(values, length, axes[0]))
         return super()._sum(values, axes)
+
+    def _tangent_of_each(self, moments):
+        if self._cut_shape is None or math.prod(self._cut_shape[2:-1]) > 1:
+            return super()._tangent_of_each(moments)
+        return _repeated(moments, self._cut_shape[1], 1)  # Of vectors in microbatches.
 
     def _differentiable(self, epsilon):
         @jax.custom_jvp
@@ -66,8 +104,9 @@ class LeanNormalization(TangentNormalization):
         # Not `x - mean`, which is known in the forward pass, and which XLA would compute there. In
         # the transpose each product needs the gradient, and is summed up only after the
         # subtraction, so that a large mean does not drown the result.
-        dscale = jnp.broadcast_to(self._of_each(dscale), x.shape)
+        dscale = jnp.broadcast_to(self._tangent_of_each(dscale), x.shape)
         normalized = x * (dscale * self._of_each(1.0 / sigma)) - dscale * self._of_each(
             mean / sigma
         )
-        return dx * self._of_each(slope) + normalized + self._of_each(doffset - slope * dmean)
+        through_mean = self._tangent_of_each(doffset - slope * dmean)
+        return dx * self._of_each(slope) + normalized + through_mean

@@ -127,9 +127,12 @@ class Normalization:
         centered = x - self._of_each(mean)
         dmean = self._total(self._counted(dx)) / self._divisor
         dsigma = self._total(self._counted(centered * dx)) / (sigma * self._divisor)
-        through_sigma = self._of_each((dscale - slope * dsigma) / sigma)
-        through_mean = self._of_each(doffset - slope * dmean)
+        through_sigma = self._tangent_of_each((dscale - slope * dsigma) / sigma)
+        through_mean = self._tangent_of_each(doffset - slope * dmean)
         return dx * self._of_each(slope) + centered * through_sigma + through_mean
+
+    def _tangent_of_each(self, moments):
+        return self._of_each(moments)
 
 
 def _even_groups(x, size):

@@ -66,6 +66,10 @@ def sum_over(x, axis):
     return x.sum(axis)
 
 
+def sqrt(x):
+    return x.sqrt()
+
+
 def isfinite(x):
     return x.isfinite()
 
