@@ -122,9 +122,11 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_the_picture_has_a_row_for_each_method_and_a_point_for_each_seed():
     stored = load_study(Path(__file__).parents[2] / "figures" / "pretrained.json")
-    (panel,) = draw_pretrained(stored).axes
+    panels = draw_pretrained(stored).axes
+    settings = {(result["data"], result["images_per_step"]) for result in reported(stored)}
+    assert len(panels) == len(settings)
     methods = {result["method"] for result in reported(stored)}
-    labels = [label.get_text() for label in panel.get_yticklabels()]
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
     assert labels == [label for name, label in pretrained.METHODS.items() if name in methods]
-    points = [line for line in panel.lines if line.get_marker() == "o"]
+    points = [line for panel in panels for line in panel.lines if line.get_marker() == "o"]
     assert sum(len(line.get_xdata()) for line in points) == len(reported(stored))

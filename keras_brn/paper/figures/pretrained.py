@@ -8,7 +8,7 @@ from keras_brn.paper.studies.study import reported
 with extra("paper"):
     from matplotlib.figure import Figure
 
-_TITLES = {"cifar10": "CIFAR-10", "tiny_imagenet": "Tiny ImageNet, 50 labels"}
+_TITLES = {"cifar10": "CIFAR-10", "tiny_imagenet": "Tiny ImageNet"}
 
 
 def draw_pretrained(results):
