@@ -19,9 +19,14 @@ def normalization_of(x, axis, microbatch_size=None, mask=None):
     return kind(x, axis, microbatch_size, mask)
 
 
-# XLA makes vectors of additions of a few rows, but not of its reduction of a product: that takes
-# ten times as long. So where rows are vectors of channels, long sums are made of short ones.
+# On a CPU, XLA makes vectors of additions of a few rows, but not of its reduction of a product,
+# which takes ten times as long. So where rows are vectors of channels, long sums are made of short
+# ones; not on several devices, of which each may hold some of the groups: they would be sent around.
 _FEW_ROWS = 8
+
+
+def _on_one_cpu():
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def _rows_at_once(rows):
@@ -31,7 +36,7 @@ def _rows_at_once(rows):
 
 def sum_over(x, axis):
     rows = _rows_at_once(x.shape[axis])
-    if rows == 1:
+    if rows == 1 or not _on_one_cpu():
         return jnp.sum(x, axis)
     return sum_over(functools.reduce(jnp.add, jnp.split(x, rows, axis)), axis)
 
@@ -47,7 +52,7 @@ def _repeated(x, times, axis):
 
 
 def for_each_group(weight, moments):
-    if moments.size == weight.size:
+    if moments.size == weight.size or not _on_one_cpu():
         return weight
     shape = (1,) * (moments.ndim - weight.ndim) + weight.shape
     return _repeated(weight.reshape(shape), moments.shape[0], 0)
@@ -72,9 +77,10 @@ class TangentNormalization(Normalization):
         return super()._sum(values, axes)
 
     def _tangent_of_each(self, moments):
-        if self._cut_shape is None or math.prod(self._cut_shape[2:-1]) > 1:
+        vectors = self._cut_shape is not None and math.prod(self._cut_shape[2:-1]) == 1
+        if not (vectors and _on_one_cpu()):
             return super()._tangent_of_each(moments)
-        return _repeated(moments, self._cut_shape[1], 1)  # Of vectors in microbatches.
+        return _repeated(moments, self._cut_shape[1], 1)
 
     def _differentiable(self, epsilon):
         @jax.custom_jvp
