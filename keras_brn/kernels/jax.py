@@ -21,7 +21,7 @@ def normalization_of(x, axis, microbatch_size=None, mask=None):
 
 # On a CPU, XLA makes vectors of additions of a few rows, but not of its reduction of a product,
 # which takes ten times as long. So where rows are vectors of channels, long sums are made of short
-# ones; not on several devices, of which each may hold some of the groups: they would be sent around.
+# ones; but not on several devices, each of which may hold some of the groups.
 _FEW_ROWS = 8
 
 
