@@ -20,6 +20,7 @@ from keras_brn.kernels import (
     sqrt,
     stop_gradient,
 )
+from keras_brn.kernels.normalization import is_certain
 from keras_brn.statistics import move_averages
 
 
@@ -267,7 +268,7 @@ class BatchRenormalization(keras.layers.Layer):
         offset = offset if beta is None else offset + beta
         y = normalization.normalize(x, mean, variance, scale, offset, self.epsilon)
         valid = isfinite(errors[1])
-        if not (isinstance(normalization.count, float) and normalization.count > 0):
+        if not is_certain(normalization.count):
             valid = valid & (normalization.count > 0)
         averages = [self.moving_mean, self.moving_stddev]
         move_averages(averages, errors, valid, self.momentum)

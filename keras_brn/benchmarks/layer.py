@@ -113,9 +113,7 @@ MIXED_CASES = {
     for shape in SHAPES
 }
 MEMORY_CASES = (str(SHAPES[0]), "Inception-v3, 8 images 147x147")
-TENSORS = (
-    ", its tensors alone"  # Measured besides where a process keeps the graph of the step, too.
-)
+TENSORS = ", its tensors alone"  # Without the graph of the step, which TensorFlow keeps as well.
 
 
 def _random(shape, dtype="float32"):

@@ -34,11 +34,16 @@ def _rows_at_once(rows):
     return next(n for n in range(min(_FEW_ROWS, max(rows, 1)), 0, -1) if rows % n == 0)
 
 
+def _sum_of_rows(x, rows, axis):
+    """The sum of so many parts of `x`, rather than a reduction."""
+    return functools.reduce(jnp.add, jnp.split(x, rows, axis))
+
+
 def sum_over(x, axis):
     rows = _rows_at_once(x.shape[axis])
     if rows == 1 or not _on_one_cpu():
         return jnp.sum(x, axis)
-    return sum_over(functools.reduce(jnp.add, jnp.split(x, rows, axis)), axis)
+    return sum_over(_sum_of_rows(x, rows, axis), axis)
 
 
 def _repeated(x, times, axis):
@@ -73,7 +78,7 @@ class TangentNormalization(Normalization):
     def _sum(self, values, axes):
         length = values.shape[axes[0]] if len(axes) == 1 else 0
         if 1 <= length <= _FEW_ROWS:  # Such as a microbatch of vectors.
-            return functools.reduce(jnp.add, jnp.split(values, length, axes[0]))
+            return _sum_of_rows(values, length, axes[0])
         return super()._sum(values, axes)
 
     def _tangent_of_each(self, moments):

@@ -34,7 +34,7 @@ class Normalization:
             self._mask = ops.expand_dims(ops.cast(mask, "bool"), axis)
             self.count = self._total(self._counted(ops.ones_like(x)))
         self._divisor = self.count
-        if not isinstance(self.count, float) or not self.count:
+        if not is_certain(self.count):
             self._divisor = ops.where(self.count > 0, self.count, 1.0)
 
     @property
@@ -133,6 +133,11 @@ class Normalization:
 
     def _tangent_of_each(self, moments):
         return self._of_each(moments)
+
+
+def is_certain(count):
+    """Whether it is known, and that there are values behind each moment."""
+    return isinstance(count, float) and count > 0
 
 
 def _even_groups(x, size):
