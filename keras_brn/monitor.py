@@ -45,7 +45,8 @@ def measure_correction(model, inputs, batch_size):
         ValueError: If the model has no `BatchRenormalization` that is built and trainable, or there
             are fewer examples than `batch_size`.
     """
-    return Probe(model, inputs, batch_size).measure()
+    minibatches = split_into_minibatches(inputs, batch_size)
+    return Probe(model).measure(minibatches)
 
 
 class RenormMonitor(keras.callbacks.Callback):
@@ -104,8 +105,9 @@ class RenormMonitor(keras.callbacks.Callback):
     def _measure(self):
         model = self.model  # On JAX this puts the state of the training into its layers.
         if self._probe is None:
-            self._probe = Probe(model, self.inputs, self.batch_size)
-        measured = self._probe.measure()
+            self._minibatches = split_into_minibatches(self.inputs, self.batch_size)
+            self._probe = Probe(model)
+        measured = self._probe.measure(self._minibatches)
         self.layers = list(measured)
         self.steps.append(self._done)
         for name, values in self.history.items():
@@ -142,28 +144,35 @@ class RenormMonitor(keras.callbacks.Callback):
             )
 
 
-class Probe:
-    """The compiled function behind `measure_correction`."""
+def split_into_minibatches(inputs, batch_size):
+    """List of structures of tensors; the examples beyond a multiple of `batch_size` are left out.
 
-    def __init__(self, model, inputs, batch_size):
-        examples = len(keras.tree.flatten(inputs)[0])
-        if not 1 <= batch_size <= examples:
-            raise ValueError(
-                "`batch_size` must be from 1 to the number of `inputs`. "
-                f"Received: batch_size={batch_size}, inputs of length {examples}"
-            )
+    Args and errors: as of `measure_correction`.
+    """
+    examples = len(keras.tree.flatten(inputs)[0])
+    if not 1 <= batch_size <= examples:
+        raise ValueError(
+            "`batch_size` must be from 1 to the number of `inputs`. "
+            f"Received: batch_size={batch_size}, inputs of length {examples}"
+        )
+    starts = range(0, examples - batch_size + 1, batch_size)
+    parts = [slice(start, start + batch_size) for start in starts]
+    return [
+        keras.tree.map_structure(lambda x, part=part: ops.convert_to_tensor(x[part]), inputs)
+        for part in parts
+    ]
+
+
+class Probe:
+    """The compiled function behind `measure_correction`, for one model and any minibatches."""
+
+    def __init__(self, model):
         self.layers = [layer for layer in renorm_layers(model) if layer.built and layer.trainable]
         if not self.layers:
             raise ValueError(
                 "The correction can be measured where a BatchRenormalization is built and "
                 f"trainable. Received: model={model.name!r}, which has none"
             )
-        starts = range(0, examples - batch_size + 1, batch_size)
-        parts = [slice(start, start + batch_size) for start in starts]
-        self.minibatches = [
-            keras.tree.map_structure(lambda x, part=part: ops.convert_to_tensor(x[part]), inputs)
-            for part in parts
-        ]
         self.variables = [*model.trainable_variables, *model.non_trainable_variables]
 
         def errors(values, x):
@@ -174,9 +183,9 @@ class Probe:
 
         self.errors = compiled(errors)
 
-    def measure(self):
+    def measure(self, minibatches):
         values = [ops.convert_to_tensor(variable) for variable in self.variables]
-        records = [self.errors(values, x) for x in self.minibatches]
+        records = [self.errors(values, x) for x in minibatches]
         result = {}
         for layer in self.layers:
             pairs = [pair for record in records for pair in record.get(layer.path, [])]

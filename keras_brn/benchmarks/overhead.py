@@ -13,7 +13,7 @@ import numpy as np
 from keras_brn.averaging import AveragedModel
 from keras_brn.benchmarks.timing import take_turns, with_spread
 from keras_brn.layer import BatchRenormalization
-from keras_brn.monitor import Probe
+from keras_brn.monitor import Probe, split_into_minibatches
 from keras_brn.paper.networks.small import small_inception
 
 INTERVAL, MINIBATCHES, BATCH = 100, 4, 128
@@ -37,8 +37,9 @@ def main():
     networks = [small_inception(BatchRenormalization, classes=200, width=8) for _ in range(3)]
     models = [networks[0], networks[1], AveragedModel(networks[2])]
     steps = [training_step(model, x, np.arange(BATCH)) for model in models]
-    probe = Probe(networks[0], np.concatenate([x] * MINIBATCHES), BATCH)
-    times = take_turns([*steps, probe.measure], options.seconds)
+    probe = Probe(networks[0])
+    minibatches = split_into_minibatches(np.concatenate([x] * MINIBATCHES), BATCH)
+    times = take_turns([*steps, lambda: probe.measure(minibatches)], options.seconds)
     ratios = times[:, 1:] / times[:, :1]
     print(f"{keras.backend.backend()}: a step takes {1e3 * np.median(times[:, 0]):.1f} ms")
     for name, ratio in (

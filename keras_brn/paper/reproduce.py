@@ -4,7 +4,8 @@
 
 Runs that `--results` already holds are not repeated, and one that was cut off goes on where it was,
 so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
-processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these.
+processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these. On
+a GPU, `--together` and `KERAS_BACKEND=jax` train up to 25 runs at once; there `--part` shares it.
 
 Figure 3 at the length of the paper is trained on an accelerator, by another command that shares
 `--results`:
@@ -33,6 +34,7 @@ from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.experiment import (
     FEW_LABELS,
     figure_1,
+    figure_1_faster_averages,
     figure_2,
     figure_3,
     figure_3_paper_length,
@@ -49,7 +51,7 @@ from keras_brn.paper.small_batches.results import load_results, stored_results
 from keras_brn.paper.training import completed_result, store_result, train
 
 STEPS = 4_000
-SHORT = 0.25  # Some runs are of so many times these steps.
+SHORT, LONG = 0.25, 4  # Some runs are of so many times these steps.
 CHANGES = {"labels": {}, "few_labels": FEW_LABELS}  # To `scaled`, by the setting of a figure.
 SETTINGS = {
     "1": "labels",
@@ -75,21 +77,21 @@ def planned_runs(data_sets, steps=STEPS):
         data_sets: Names, of "glyphs" and "tiny_imagenet".
         steps: Number of training steps, from which few runs differ.
     """
-    batchnorm, few, halves, renorm = figure_3(8)
     # Each comparison with its length, and its number of seeds on glyphs and on Tiny ImageNet.
     comparisons = (
         ("labels", 1, figure_2(), 5, 3),
-        ("few_labels", 1, [batchnorm, few, renorm], 5, 3),
-        ("few_labels", 1, [halves], 5, 1),
-        ("few_labels", 1, spread(8), 2, 1),
-        ("labels", 1, figure_1(), 5, 1),
-        ("few_labels", 1, figure_3(2), 5, 1),
-        ("few_labels", 1, figure_3(4), 1, 1),
-        ("few_labels", 1, figure_3(1)[1::2], 1, 1),  # A half of single images is no different.
-        ("labels", 1, figure_5(), 2, 0),
-        ("labels", 1, figure_4(), 1, 0),
-        ("labels", 1, sigma_averaged(), 2, 0),
-        ("labels", SHORT, figure_4(), 1, 0),
+        ("labels", 1, figure_1(), 5, 3),
+        ("few_labels", 1, [*figure_3(8), *spread(8)], 5, 3),
+        ("few_labels", 1, figure_3(2), 5, 3),
+        ("few_labels", 1, figure_3(4), 3, 3),
+        ("few_labels", 1, figure_3(1)[1::2], 3, 3),  # A half of single images is no different.
+        ("labels", 1, figure_5(), 3, 0),
+        ("labels", 1, figure_4(), 3, 0),
+        ("labels", 1, sigma_averaged(), 3, 0),
+        ("labels", SHORT, figure_4(), 3, 0),
+        ("labels", 1, figure_1_faster_averages(), 3, 3),
+        ("labels", SHORT, figure_1(), 3, 3),
+        ("labels", LONG, figure_1(), 3, 3),
     )
     planned = [
         (setting, name, scaled(run, round(length * steps), seed=seed, **CHANGES[setting]))
@@ -115,6 +117,17 @@ def take_over_runs(figures, results):
             store_result(result, results / setting)
 
 
+def trained_together(planned):
+    """What `planned_runs` returns, in the programs of `train_on_device`: triples of "labels" or
+    "few_labels", a data set and a list of `Experiment`."""
+    from keras_brn.paper.on_device import programs
+
+    by_data = {}
+    for setting, name, run in planned:
+        by_data.setdefault((setting, name), []).append(run)
+    return [(*kind, runs) for kind, of_kind in by_data.items() for runs in programs(of_kind)]
+
+
 def train_all(planned, data_sets, results):
     """Trains what is not yet trained.
 
@@ -126,6 +139,15 @@ def train_all(planned, data_sets, results):
     for setting, name, run in planned:
         print(setting, name, run, flush=True)
         train(run, data_sets[setting, name], results / setting)
+
+
+def train_all_together(planned, data_sets, results):
+    """As `train_all`, of what `trained_together` returns."""
+    from keras_brn.paper.on_device import train_on_device
+
+    for setting, name, runs in planned:
+        print(setting, name, *runs, flush=True)
+        train_on_device(runs, data_sets[setting, name], results / setting)
 
 
 def fine_tune_all(planned, results):
@@ -192,6 +214,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("figures"))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--part", default="1/1", help="k/n: the k-th of n shares of the runs")
+    parser.add_argument("--together", action="store_true", help="many runs in a program of JAX")
     parser.add_argument("--only-figures", action="store_true")
     parser.add_argument("--stored", type=Path, help="folder of figures, whose runs are kept")
     options = parser.parse_args()
@@ -208,7 +231,11 @@ def main():
         if options.tiny_imagenet is not None:
             photographs = load_tiny_imagenet(options.tiny_imagenet)
             data_sets |= {(setting, "tiny_imagenet"): photographs for setting in CHANGES}
-        train_all(planned[part - 1 :: parts], data_sets, options.results)
+        if options.together:
+            programs = trained_together(planned)
+            train_all_together(programs[part - 1 :: parts], data_sets, options.results)
+        else:
+            train_all(planned[part - 1 :: parts], data_sets, options.results)
         if part == 1:  # These are short.
             fine_tune_all(tuning, options.results)
     results = completed_results(planned, options.results)

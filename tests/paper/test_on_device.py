@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from worker_program import branched, shades
 
+from keras_brn.monitor import QUANTITIES
 from keras_brn.paper import on_device
 from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.experiment import figure_3, scaled
@@ -81,10 +82,12 @@ def assert_close(value, expected):
 def test_the_runs_are_those_of_train(images, tmp_path, monkeypatch):
     run = scaled(figure_3(8)[3], **SMALL, **RAMP)
     held = dataclasses.replace(run, name="held", r_max=1.0, d_max=0.0, draw=None)
-    runs = on_device.Runs([run, held], images, tmp_path / "device", steps_at_once=4)
+    at_once = {"warmup_steps": 0, "r_max_steps": 0, "d_max_steps": 0}
+    experiments = [run, held, dataclasses.replace(run, name="at_once", seed=1, **at_once)]
+    runs = on_device.Runs(experiments, images, tmp_path / "device", steps_at_once=4)
     results = runs.train()
     monkeypatch.setattr(recorder, "remove_checkpoint", lambda path: None)
-    for k, experiment in enumerate([run, held]):
+    for k, experiment in enumerate(experiments):
         expected = train(experiment, images, tmp_path, verbose=0)
         path = checkpoint_path(result_path(experiment, images.name, tmp_path))
         model = keras.saving.load_model(path)
@@ -101,6 +104,9 @@ def test_the_runs_are_those_of_train(images, tmp_path, monkeypatch):
             assert_close(value[k], average)
         for curve in ("step", "accuracy", "train_accuracy", "train_image_accuracy"):
             np.testing.assert_allclose(results[k][curve], expected[curve], atol=0.011)
+        for quantity in QUANTITIES:
+            correction = (result["correction"][quantity] for result in (results[k], expected))
+            np.testing.assert_allclose(*correction, atol=0.02)
         assert results[k]["config"] == expected["config"]
 
 

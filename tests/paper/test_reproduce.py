@@ -1,9 +1,11 @@
 """The runs behind the figures, and the figures drawn from them."""
 
+import collections
 import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 from matplotlib.figure import Figure
 
 from keras_brn.paper import reproduce
@@ -78,10 +80,25 @@ def test_the_plan_has_the_seeds_of_each_comparison():
 
     names = ("batchnorm", "batch_renorm", "batchnorm_micro4", "batch_renorm_micro4")
     assert [seeds("labels", "glyphs", name) for name in names] == [5, 5, 5, 5]
-    assert [seeds("labels", "tiny_imagenet", name) for name in names] == [3, 1, 3, 3]
+    assert [seeds("labels", "tiny_imagenet", name) for name in names] == [3, 3, 3, 3]
     assert seeds("few_labels", "glyphs", "batchnorm") == 5
     assert seeds("few_labels", "tiny_imagenet", "batchnorm") == 3
-    assert seeds("few_labels", "glyphs", "batchnorm_noniid_spread", 8) == 2
+    assert seeds("few_labels", "glyphs", "batchnorm_noniid_spread", 8) == 5
+    counted = collections.Counter(
+        (setting, data, dataclasses.replace(run, seed=0)) for setting, data, run in planned
+    )
+    assert min(counted.values()) == 3
+
+
+def test_runs_that_share_a_network_are_trained_together():
+    pytest.importorskip("jax")
+    planned = planned_runs(["glyphs", "tiny_imagenet"])
+    units = reproduce.trained_together(planned)
+    apart = [(setting, name, run) for setting, name, runs in units for run in runs]
+    assert len(apart) == len(planned) and set(apart) == set(planned)
+    assert len(units) < len(planned) / 5
+    for _, _, runs in units:
+        assert len({(run.normalization, run.group, run.alpha, run.steps) for run in runs}) == 1
 
 
 def test_lengths_and_settings_of_the_plan():
@@ -89,7 +106,7 @@ def test_lengths_and_settings_of_the_plan():
     planned = planned_runs(data_sets)
     assert {(setting, data, run.steps) for setting, data, run in planned} == {
         *((setting, data, 4_000) for setting in ("labels", "few_labels") for data in data_sets),
-        ("labels", "glyphs", 1_000),
+        *(("labels", data, steps) for data in data_sets for steps in (1_000, 16_000)),
     }
     epsilons = {(setting, run.optimizer_epsilon) for setting, _, run in planned}
     assert epsilons == {("labels", 0.003), ("few_labels", 0.3)}

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from keras_brn.paper.experiment import figure_4_name
+from keras_brn.paper.experiment import GROUP_SIZES, figure_4_name
 from keras_brn.paper.figures.style import STYLES, TITLE_SIZE, draw_seeds, label_ends
 from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results.comparisons import (
-    GROUP_SIZES,
     NORMALIZATIONS_BY_GROUP_SIZE,
     SINGLE_IMAGES,
 )

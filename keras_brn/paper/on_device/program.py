@@ -56,7 +56,7 @@ class Program:
 
     def _initial_state(self, model, experiment):
         network = model.network
-        _give_ramp(network, experiment)
+        give_bounds(network, experiment)
         if not model.optimizer.built:
             model.optimizer.build(network.trainable_variables)
         trainable, others, optimizer = (
@@ -115,8 +115,8 @@ class Program:
         return State(trainable, others, optimizer, averages), correct(logits, labels)
 
 
-def _give_ramp(network, experiment):
-    """What `train` does by a `RenormSchedule`."""
+def give_bounds(network, experiment):
+    """Gives the layers the bounds of an experiment, and the ramp, as `RenormSchedule` does."""
     counts = experiment.warmup_steps, experiment.r_max_steps, experiment.d_max_steps
     for layer in network.layers:
         if isinstance(layer, BatchRenormalization):

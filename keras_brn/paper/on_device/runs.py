@@ -17,6 +17,7 @@ from keras_brn.paper.convolution import PatchConv2D, with_convolutions
 from keras_brn.paper.data.files import write_arrays
 from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.on_device.correction import Correction
 from keras_brn.paper.on_device.drawing import Draws
 from keras_brn.paper.on_device.evaluation import Evaluation, padded
 from keras_brn.paper.on_device.images import vary
@@ -26,8 +27,9 @@ from keras_brn.paper.training.evaluation import fixed_training_images
 from keras_brn.paper.training.files import completed_result, result_path, run_config
 from keras_brn.paper.training.network import build_network
 
-# What may differ between the runs of one program; `r_max` and `d_max` of Batch Renorm only.
-_OF_EACH_RUN = {"name", "images_per_label", "draw", "seed", "r_max", "d_max"}
+# What may differ between the runs of one program: what they see; and of Batch Renorm the bounds.
+_OF_EACH_RUN = {"name", "images_per_label", "draw", "seed"}
+_BOUNDS = {"r_max", "d_max", "warmup_steps", "r_max_steps", "d_max_steps"}
 _IMAGES_AT_ONCE = 500
 
 
@@ -44,9 +46,9 @@ def train_on_device(
     """Runs experiments that share a network at once, in one program of JAX.
 
     They are what `keras_brn.paper.training.train` runs one by one, from the same weights and with
-    the same images, variations and protocol; results are in the same format, without
-    `correction`. Several steps are one call, the images lie in the memory of the device, and the
-    weights of all runs have an axis of the runs. In a program of Batch Renorm, a run with `r_max=1`
+    the same images, variations and protocol; results are in the same format. Several steps are one
+    call, the images lie in the memory of the device, and the weights of all runs have an axis of
+    the runs. In a program of Batch Renorm, a run with `r_max=1`
     and `d_max=0` is batchnorm in training; in inference it uses averages of sigma where batchnorm
     uses averages of the variance.
 
@@ -54,8 +56,7 @@ def train_on_device(
     call that was cut off goes on from there.
 
     Args:
-        experiments: List of `Experiment`, which differ in nothing but `name`, `images_per_label`,
-            `draw`, `seed` and, with Batch Renorm, `r_max` and `d_max`.
+        experiments: List of `Experiment`, one of those that `programs` returns.
         data: `Images`.
         folder: Where the results are stored.
         steps_at_once: Number of training steps per call of the program, at most.
@@ -82,17 +83,36 @@ def train_on_device(
     return runs.train(processes, verbose, seconds)
 
 
+def programs(experiments):
+    """Lists of the experiments that one program can train: they differ in nothing but `name`,
+    `images_per_label`, `draw`, `seed` and, with Batch Renorm, the bounds and their ramp."""
+    together = {}
+    for run in experiments:
+        together.setdefault(tuple(_alike(run).items()), []).append(run)
+    return list(together.values())
+
+
+def _alike(experiment):
+    """Dict of what all runs of its program have in common."""
+    own = _OF_EACH_RUN
+    if experiment.normalization == "batch_renorm":
+        own = own | _BOUNDS
+    return {
+        name: value for name, value in dataclasses.asdict(experiment).items() if name not in own
+    }
+
+
 def _check(experiments):
     if keras.backend.backend() != "jax":
         raise ValueError(f"The backend must be 'jax'. Received: {keras.backend.backend()!r}")
     first = experiments[0]
-    for name in (field.name for field in dataclasses.fields(first)):
-        values = [getattr(run, name) for run in experiments]
-        alike = name in _OF_EACH_RUN or all(value == values[0] for value in values)
-        if name in ("r_max", "d_max") and first.normalization != "batch_renorm":
-            alike = all(value == values[0] for value in values)
-        if not alike:
-            raise ValueError(f"`experiments` must have the same `{name}`. Received: {values}")
+    for other in map(_alike, experiments):
+        for name, value in _alike(first).items():
+            if other.get(name) != value:
+                raise ValueError(
+                    f"`experiments` must have the same `{name}`. "
+                    f"Received: {value!r} and {other.get(name)!r}"
+                )
     if first.steps % first.evaluations or first.batch_size % first.group:
         raise ValueError(
             "`evaluations` must divide `steps`, and `group` must divide `batch_size`. Received: "
@@ -110,7 +130,9 @@ class Runs:
     def __init__(self, experiments, data, folder, steps_at_once=500, convolution=PatchConv2D):
         self.experiments, self.data, self.folder = experiments, data, Path(folder)
         first = experiments[0]
-        self.program = Program(first, data, convolution)
+        self.program, self.correction = Program(first, data, convolution), None
+        if first.normalization == "batch_renorm":
+            self.correction = Correction(experiments, data, self.program.model)
         self.steps, self.per_evaluation = first.steps, first.steps // first.evaluations
         self.per_call = max(n for n in range(1, steps_at_once + 1) if self.per_evaluation % n == 0)
         self.pixels = {part: jnp.asarray(getattr(data, f"{part}_images")) for part in data.labels}
@@ -216,6 +238,8 @@ class Runs:
             correct = self.compiled[evaluation.program](*evaluation.arguments(weights))
             accuracy = np.asarray(correct, "int64") / evaluation.count
             self._record(evaluation.curve, accuracy, evaluation.runs)
+        if self.correction is not None:
+            self.correction.record(self.state, self.results)
         self._write()
         if verbose:
             accuracies = ", ".join(f"{x['name']} {x['accuracy'][-1]:.4f}" for x in self.results)

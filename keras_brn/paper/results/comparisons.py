@@ -198,7 +198,6 @@ COMPARISONS = {
 }
 
 # Of Figure 5, which is not the paper's.
-GROUP_SIZES = (1, 2, 4, 32)
 NORMALIZATIONS_BY_GROUP_SIZE = {
     "batchnorm": "batchnorm",
     "batch_renorm": "Batch Renorm",

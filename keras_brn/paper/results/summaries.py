@@ -2,11 +2,10 @@
 
 import itertools
 
-from keras_brn.paper.experiment import figure_5_name
+from keras_brn.paper.experiment import GROUP_SIZES, figure_5_name
 from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results.comparisons import (
     COMPARISONS,
-    GROUP_SIZES,
     NORMALIZATIONS_BY_GROUP_SIZE,
     SINGLE_IMAGES,
 )

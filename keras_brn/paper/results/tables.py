@@ -6,10 +6,10 @@ interval, and n is the number of seeds.
 
 import re
 
+from keras_brn.paper.experiment import GROUP_SIZES
 from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results.comparisons import (
     COMPARISONS,
-    GROUP_SIZES,
     NORMALIZATIONS_BY_GROUP_SIZE,
     PAPER,
     PAPER_TRAINING_IMAGES,

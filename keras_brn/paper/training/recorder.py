@@ -14,6 +14,9 @@ from keras_brn.paper.training.evaluation import (
 )
 from keras_brn.paper.training.files import checkpoint_path, remove_checkpoint, save_checkpoint
 
+CORRECTION_SEED = 1_000_000  # Added to that of a run: the correction is measured on other images.
+CORRECTION_MINIBATCHES = 4
+
 
 class Recorder(keras.callbacks.Callback):
     """Evaluates, appends to the result and writes it, then what is needed to go on from it.
@@ -56,9 +59,8 @@ class Recorder(keras.callbacks.Callback):
         for curve, accuracy in self.evaluations.items():
             self._append(curve, accuracy(self.model))
         if self.monitor is not None:
-            correction = self.result.setdefault("correction", {"layers": self.monitor.layers})
-            for name, values in self.monitor.history.items():
-                correction.setdefault(name, []).append([round(v, 5) for v in values[-1]])
+            latest = {name: values[-1] for name, values in self.monitor.history.items()}
+            record_correction(self.result, self.monitor.layers, latest)
 
     def _append(self, curve, value):
         self.result.setdefault(curve, []).append(round(float(value), 5))
@@ -74,3 +76,16 @@ class Recorder(keras.callbacks.Callback):
         if self.run.worker == 0:
             write_json(self.run.path, self.result)
             remove_checkpoint(checkpoint_path(self.run.path))
+
+
+def record_correction(result, layers, measured):
+    """Appends a measurement to the `correction` of a result.
+
+    Args:
+        result: As `train` returns it, of a run that is not complete.
+        layers: Paths of the layers.
+        measured: Dict from the name of a quantity of `RenormMonitor` to a list over the layers.
+    """
+    correction = result.setdefault("correction", {"layers": layers})
+    for name, values in measured.items():
+        correction.setdefault(name, []).append([round(value, 5) for value in values])

@@ -23,7 +23,7 @@ from keras_brn.paper.training.files import (
     run_config,
 )
 from keras_brn.paper.training.network import compiled_model
-from keras_brn.paper.training.recorder import Recorder
+from keras_brn.paper.training.recorder import CORRECTION_MINIBATCHES, CORRECTION_SEED, Recorder
 from keras_brn.paper.training.run import Run
 from keras_brn.schedule import RenormSchedule
 
@@ -238,6 +238,7 @@ def _callbacks(run, state, log_dir):
 def _monitor(run):
     """Measures the correction on minibatches that are not trained on."""
     minibatch = run.examples_per_replica
-    samples = run.training_batches(run.experiment.seed + 1_000_000, 0, 0, run.workers)
-    inputs = np.concatenate([x[:minibatch] for x, _ in samples.take(4)])
+    samples = run.training_batches(run.experiment.seed + CORRECTION_SEED, 0, 0, run.workers)
+    samples = samples.take(CORRECTION_MINIBATCHES)
+    inputs = np.concatenate([x[:minibatch] for x, _ in samples])
     return RenormMonitor(inputs, minibatch, run.steps_per_epoch)

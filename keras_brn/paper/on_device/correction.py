@@ -1,0 +1,54 @@
+"""What Batch Renorm corrects in each of the runs."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from keras_brn.monitor import QUANTITIES, Probe
+from keras_brn.paper.data.images import as_floats
+from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.on_device.program import give_bounds
+from keras_brn.paper.training.recorder import (
+    CORRECTION_MINIBATCHES,
+    CORRECTION_SEED,
+    record_correction,
+)
+
+
+class Correction:
+    """Measures the correction as `keras_brn.paper.training.train` does, on minibatches that are not
+    trained on.
+
+    Args:
+        experiments: List of `Experiment`, of Batch Renorm.
+        data: `Images`.
+        model: An `AveragedModel` of their network, whose weights are overwritten.
+    """
+
+    def __init__(self, experiments, data, model):
+        self.experiments, self.data, self.network = experiments, data, model.network
+        self.probe = Probe(model)
+        kinds = [(x.seed, x.draw or x.batch_size, x.images_per_label) for x in experiments]
+        size = experiments[0].batch_size
+        drawn = {kind: self._minibatches(size, *kind) for kind in dict.fromkeys(kinds)}
+        self.minibatches = [drawn[kind] for kind in kinds]
+
+    def _minibatches(self, batch_size, seed, group, images_per_label):
+        labels, pixels = np.asarray(self.data.labels["train"]), self.data.train_images
+        seed += CORRECTION_SEED
+        sampler = Sampler(labels, batch_size, seed, group, images_per_label)
+        draws = [sampler.draw(step) for step in range(CORRECTION_MINIBATCHES)]
+        images = [self.data.vary(pixels[indices], variations) for indices, variations in draws]
+        return [jnp.asarray(as_floats(x)) for x in images]
+
+    def record(self, state, results):
+        """Appends to the `correction` of all results, from the `State` of all runs."""
+        weights = self.network.trainable_variables, self.network.non_trainable_variables
+        of_each = zip(self.experiments, self.minibatches, results, strict=True)
+        for k, (experiment, minibatches, result) in enumerate(of_each):
+            give_bounds(self.network, experiment)
+            for variables, values in zip(weights, (state.trainable, state.others), strict=True):
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value[k])
+            measured = self.probe.measure(minibatches)
+            values = {name: [of[name] for of in measured.values()] for name in QUANTITIES}
+            record_correction(result, list(measured), values)
