@@ -1,5 +1,6 @@
 """What Batch Renorm corrects in each of the runs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,13 +43,13 @@ class Correction:
 
     def record(self, state, results):
         """Appends to the `correction` of all results, from the `State` of all runs."""
-        weights = self.network.trainable_variables, self.network.non_trainable_variables
+        weights = [*self.network.trainable_variables, *self.network.non_trainable_variables]
+        of_all = jax.device_get([*state.trainable, *state.others])
         of_each = zip(self.experiments, self.minibatches, results, strict=True)
         for k, (experiment, minibatches, result) in enumerate(of_each):
             give_bounds(self.network, experiment)
-            for variables, values in zip(weights, (state.trainable, state.others), strict=True):
-                for variable, value in zip(variables, values, strict=True):
-                    variable.assign(value[k])
+            for variable, values in zip(weights, of_all, strict=True):
+                variable.assign(values[k])
             measured = self.probe.measure(minibatches)
             values = {name: [of[name] for of in measured.values()] for name in QUANTITIES}
             record_correction(result, list(measured), values)
