@@ -188,10 +188,14 @@ def _held_at_batchnorm(experiment):
     return dataclasses.replace(experiment, normalization="batch_renorm", r_max=1.0, d_max=0.0)
 
 
+ALPHAS, RAMPS = (0.25, 1, 4), (0.5, 1, 2)  # Of Figure 4: factors of the rule's, one at a time.
+
+
 def figure_4():
-    """Batch Renorm of Figure 2, with alpha and the length of the ramp each by 1/4, 1 and 4, by 1/2,
-    1 and 2: the effect of both, which the paper leaves open (section 5)."""
+    """Batch Renorm of Figure 2, with another alpha or length of the ramp: the effect of both, which
+    the paper leaves open (section 5)."""
     base = figure_2()[2]
+    factors = [*((alpha, 1) for alpha in ALPHAS), *((1, ramp) for ramp in RAMPS)]
     return [
         dataclasses.replace(
             base,
@@ -200,8 +204,7 @@ def figure_4():
             r_max_steps=round(base.r_max_steps * ramp),
             d_max_steps=round(base.d_max_steps * ramp),
         )
-        for alpha in (0.25, 1, 4)
-        for ramp in (0.5, 1, 2)
+        for alpha, ramp in dict.fromkeys(factors)
     ]
 
 

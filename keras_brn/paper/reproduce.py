@@ -25,10 +25,8 @@ Figures, their summaries and tables are made anew from stored runs, without trai
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
-from keras_brn.paper import fine_tuning
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.tiny_imagenet import load_tiny_imagenet
 from keras_brn.paper.experiment import (
@@ -51,7 +49,7 @@ from keras_brn.paper.small_batches.results import load_results, stored_results
 from keras_brn.paper.training import completed_result, store_result, train
 
 STEPS = 4_000
-SHORT, LONG = 0.25, 4  # Some runs are of so many times these steps.
+SHORT = 0.25  # Some runs are of so many times these steps.
 CHANGES = {"labels": {}, "few_labels": FEW_LABELS}  # To `scaled`, by the setting of a figure.
 SETTINGS = {
     "1": "labels",
@@ -91,7 +89,6 @@ def planned_runs(data_sets, steps=STEPS):
         ("labels", SHORT, figure_4(), 3, 0),
         ("labels", 1, figure_1_faster_averages(), 3, 3),
         ("labels", SHORT, figure_1(), 3, 3),
-        ("labels", LONG, figure_1(), 3, 3),
     )
     planned = [
         (setting, name, scaled(run, round(length * steps), seed=seed, **CHANGES[setting]))
@@ -150,16 +147,6 @@ def train_all_together(planned, data_sets, results):
         train_on_device(runs, data_sets[setting, name], results / setting)
 
 
-def fine_tune_all(planned, results):
-    """Runs what `fine_tuning_runs` returns, where it was not run before; all begin with one
-    network."""
-    old, new = fine_tuning.old_and_new_glyphs()
-    base = fine_tuning.pretrained(old, 1_000, results / "base.keras")
-    for run in planned:
-        print(run, flush=True)
-        fine_tuning.fine_tune(run, base, new, results)
-
-
 def completed_results(planned, results):
     """The results of the runs that are complete, those of `train_on_device` among them.
 
@@ -179,13 +166,12 @@ def completed_results(planned, results):
     return completed
 
 
-def write_all(results, tuned, steps, out):
+def write_all(results, steps, out):
     """Writes all figures, as far as there are runs.
 
     Args:
         results: Dict from "labels", "few_labels" and "on_device" to lists of what `train`, or
             `train_on_device`, returned.
-        tuned: List of what `fine_tune` returned.
         steps: Number of training steps, from which few runs differ.
         out: Folder.
     """
@@ -193,18 +179,12 @@ def write_all(results, tuned, steps, out):
     labels = runs_by_steps(as_runs(results["labels"]))
     few_labels = runs_by_steps(as_runs(results["few_labels"]))
     for number in (1, 2):
-        files.write_comparison(labels.get(steps, []), number, out)
+        files.write_comparison(labels, steps, number, out)
     files.write_few_labels(few_labels.get(steps, []), out)
     files.write_paper_length(as_runs(results["on_device"]), out)
     files.write_alpha_and_ramp(labels, out)
     files.write_group_sizes(labels.get(steps, []), out)
     files.write_correction(runs_by_steps(results["labels"]).get(steps, []), out)
-    files.write_fine_tuning(tuned, out)
-
-
-def _stored_fine_tuning(figures):
-    path = figures / "fine_tuning.json"
-    return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
 def main():
@@ -224,7 +204,6 @@ def main():
     if options.tiny_imagenet is not None or options.only_figures:
         names.append("tiny_imagenet")
     planned = planned_runs(names, options.steps)
-    tuning = fine_tuning.fine_tuning_runs()
     if not options.only_figures:
         part, parts = map(int, options.part.split("/"))
         data_sets = {("labels", "glyphs"): load_glyphs(), ("few_labels", "glyphs"): few_glyphs()}
@@ -236,14 +215,8 @@ def main():
             train_all_together(programs[part - 1 :: parts], data_sets, options.results)
         else:
             train_all(planned[part - 1 :: parts], data_sets, options.results)
-        if part == 1:  # These are short.
-            fine_tune_all(tuning, options.results)
     results = completed_results(planned, options.results)
-    tuned = [fine_tuning.stored_result(run, options.results) for run in tuning]
-    tuned = [result for result in tuned if result is not None]
-    if not tuned and options.stored is not None:
-        tuned = _stored_fine_tuning(options.stored)
-    write_all(results, tuned, options.steps, options.out)
+    write_all(results, options.steps, options.out)
     small_batches = load_results(options.results / "small_batches")
     if not small_batches[0] and options.stored is not None:
         small_batches = stored_results(options.stored)

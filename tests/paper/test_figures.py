@@ -17,7 +17,6 @@ from keras_brn.paper.figures import (
     plot_curves,
     plot_few_labels,
     plot_final_accuracy,
-    plot_fine_tuning,
     plot_group_sizes,
     plot_paper_length,
     plot_training_accuracy,
@@ -26,7 +25,6 @@ from keras_brn.paper.figures.files import write_alpha_and_ramp
 from keras_brn.paper.figures.png import as_png
 from keras_brn.paper.figures.style import BLUE, STYLES, spread_out
 from keras_brn.paper.figures.tutorial import plot_activation_differences, plot_projection
-from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results import as_runs, load_figure, runs_by_steps
 from keras_brn.paper.results.comparisons import COMPARISONS, NORMALIZATIONS_BY_GROUP_SIZE
 
@@ -45,7 +43,6 @@ def test_contenders_of_a_picture_differ_in_colour():
     for names in (
         *(comparison.labels for comparison in COMPARISONS.values()),
         NORMALIZATIONS_BY_GROUP_SIZE,
-        NORMALIZATIONS,
     ):
         assert len({STYLES[name][0] for name in names}) == len(names)
 
@@ -144,29 +141,33 @@ def test_no_crossing_is_marked_where_there_is_none():
     assert not axes.lines and not axes.texts
 
 
-def test_the_grid_shows_the_seeds_that_all_its_runs_have():
+def test_alpha_and_ramp_are_drawn_of_the_seeds_that_all_runs_have():
     runs = [example_run(each.name, [0.9, k / 20]) for k, each in enumerate(figure_4())]
     axes = Figure().subplots()
     plot_alpha_and_ramp(axes, [*runs, example_run("batch_renorm_micro4", [0.1, 0.9], 1)], "title")
-    assert texts(axes) == [f"{5 * k}.0" for k in range(9)]
+    lines = {tuple(line.get_xdata()): line.get_ydata() for line in axes.lines}
+    np.testing.assert_allclose(lines[0.25, 1, 4], [0, 5, 10])
+    np.testing.assert_allclose(lines[0.5, 1, 2], [15, 5, 20])
     assert axes.get_title(loc="left") == "title, n = 1"
-    assert axes.get_xlabel().endswith("seeds of the middle cell: 20.0, 90.0")
+    assert sorted(texts(axes)) == ["alpha", "ramp"]
 
 
-def test_figure_4_has_a_panel_for_each_length_with_a_whole_grid(tmp_path):
+def test_figure_4_has_a_panel_for_each_length_with_all_runs(tmp_path):
     whole, part = (
         [
             example_run(each.name, [0.9, k / 20], data="glyphs", step=[length, 2 * length])
             for k, each in enumerate(grid)
         ]
-        for grid, length in ((figure_4(), 10), (figure_4()[:4], 20))
+        for grid, length in ((figure_4(), 10), (figure_4()[:3], 20))
     )
     write_alpha_and_ramp(runs_by_steps(part), tmp_path)
     assert not list(tmp_path.iterdir())
     write_alpha_and_ramp(runs_by_steps([*part, *whole]), tmp_path)
     stored = load_figure(tmp_path / "figure4.png")
-    assert len(stored["runs"]) == 9 and list(stored["summary"]) == ["20"]
-    assert stored["summary"]["20"]["batch_renorm_micro4_alpha4_ramp2"]["value"] == 0.4
+    assert len(stored["runs"]) == 5 and list(stored["summary"]) == ["20"]
+    summary = stored["summary"]["20"]
+    assert summary["accuracy"]["ramp"]["2"]["value"] == 0.2
+    assert summary["differences"]["alpha"]["0.25"]["value"] == pytest.approx(-0.05)
 
 
 def test_group_sizes_are_points_of_the_seeds_and_means():
@@ -178,31 +179,10 @@ def test_group_sizes_are_points_of_the_seeds_and_means():
     axes = Figure().subplots()
     plot_group_sizes(axes, runs, "title")
     mean, *points = lines(axes, "batchnorm")
-    assert mean == [[1, 5], [2, 20], [4, 35], [32, 50]]
+    assert mean == [[1, 5], [2, 20], [4, 35], [8, 50], [16, 65], [32, 80]]
     assert points[2] == [[4, 30], [4, 40]]
     assert len(lines(axes, "layer_norm")) == 2  # The same at all sizes: its points once.
     assert axes.get_yscale() == "linear"
-
-
-def test_fine_tuning_has_a_panel_for_each_batch_size():
-    results = [
-        {
-            "normalization": name,
-            "batch_size": size,
-            "seed": seed,
-            "accuracy": [0.1, 0.2 + seed / 10],
-        }
-        for name in NORMALIZATIONS
-        for size in (2, 4)
-        for seed in range(2)
-    ]
-    figure = Figure(layout="constrained")
-    plot_fine_tuning(figure, results)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "2 images per step",
-        "4 images per step",
-    ]
-    assert lines(figure.axes[0], "batch_renorm")[2] == [[1, 10], [2, 25]]
 
 
 def test_activation_differences_are_a_line_for_each_size():

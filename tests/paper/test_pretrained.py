@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_brn.paper.data.images import Images
-from keras_brn.paper.figures.pretrained import draw_pretrained
+from keras_brn.paper.figures import draw_methods
 from keras_brn.paper.networks.efficientnet import efficientnet_lite0, pretrained_efficientnet
 from keras_brn.paper.networks.small import small_network
 from keras_brn.paper.studies import pretrained
@@ -122,7 +122,7 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_the_picture_has_a_row_for_each_method_and_a_point_for_each_seed():
     stored = load_study(Path(__file__).parents[2] / "figures" / "pretrained.json")
-    panels = draw_pretrained(stored).axes
+    panels = draw_methods(stored, pretrained.METHODS, pretrained.PANELS).axes
     settings = {(result["data"], result["images_per_step"]) for result in reported(stored)}
     assert len(panels) == len(settings)
     methods = {result["method"] for result in reported(stored)}

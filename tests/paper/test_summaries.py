@@ -4,15 +4,13 @@ import pytest
 from example_runs import RUNS, example_run
 
 from keras_brn.paper.experiment import figure_5
-from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results import (
     runs_by_steps,
     summarize_figure,
-    summarize_fine_tuning,
     summarize_group_sizes,
 )
 from keras_brn.paper.results.runs import runs_by_seed
-from keras_brn.paper.results.summaries import first_reached
+from keras_brn.paper.results.summaries import first_reached, summarize_variants
 
 
 def by_seed(*curves):
@@ -107,22 +105,30 @@ def test_group_sizes_are_of_the_seeds_that_all_have():
     runs = [example_run(each.name, [0.9, k / 20]) for k, each in enumerate(figure_5())]
     summary = summarize_group_sizes([*runs, example_run("batchnorm_micro4", [0.9], 1)])
     batchnorm = {size: each["value"] for size, each in summary["accuracy"]["batchnorm"].items()}
-    assert batchnorm == {"1": 0.0, "2": 0.15, "4": 0.3, "32": 0.45}
-    assert {each["value"] for each in summary["accuracy"]["layer_norm"].values()} == {0.65}
+    assert batchnorm == {"1": 0.0, "2": 0.15, "4": 0.3, "8": 0.45, "16": 0.6, "32": 0.75}
+    assert {each["value"] for each in summary["accuracy"]["layer_norm"].values()} == {0.95}
     assert summary["differences"]["batch_renorm - batchnorm"]["4"]["value"] == 0.05
     with pytest.raises(ValueError, match=r"Received: .*\('layer_norm', 1\): \[\]"):
         summarize_group_sizes(runs[:-1])
 
 
-def test_fine_tuning_is_compared_over_the_seeds_that_all_have():
-    results = [
-        {"normalization": name, "batch_size": 2, "seed": seed, "accuracy": [0.0, accuracy]}
-        for seed, luck in enumerate((0.0, 0.1, 0.4))
-        for name, accuracy in zip(NORMALIZATIONS, (luck, luck + 0.2, luck + 0.4), strict=True)
-        if (name, seed) != ("frozen_batchnorm", 2)
-    ]
-    summary = summarize_fine_tuning(results)["2"]
-    renorm = summary["accuracy"]["batch_renorm"]
-    assert (renorm["value"], renorm["seeds"]) == (0.45, 2)
-    difference = summary["differences"]["batch_renorm - batchnorm"]
-    assert (difference["low"], difference["value"], difference["high"]) == (0.4, 0.4, 0.4)
+def test_variants_of_figure_1_are_compared_with_batchnorm_of_their_length():
+    def runs(step, **accuracies):
+        return [
+            example_run(name, [0.1, accuracy + seed / 10], seed, step=[step // 2, step])
+            for name, accuracy in accuracies.items()
+            for seed in range(2)
+        ]
+
+    by_length = {
+        4_000: runs(4_000, batchnorm=0.5, batch_renorm=0.4, batch_renorm_alpha4=0.7),
+        1_000: runs(1_000, batchnorm=0.3, batch_renorm=0.35),
+        2_000: runs(2_000, batchnorm=0.3),
+    }
+    summary = summarize_variants(by_length, 4_000)
+    assert {name: round(each["value"], 3) for name, each in summary.items()} == {
+        "1,000 steps": 0.05,
+        "four times the alpha": 0.2,
+    }
+    assert summary["1,000 steps"]["seeds"] == 2
+    assert summarize_variants({4_000: by_length[2_000]}, 4_000) == {}

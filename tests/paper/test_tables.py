@@ -3,18 +3,17 @@
 import pytest
 from example_runs import RUNS, example_run
 
-from keras_brn.paper.experiment import figure_5
-from keras_brn.paper.fine_tuning import NORMALIZATIONS
+from keras_brn.paper.experiment import figure_4, figure_5
 from keras_brn.paper.results import (
     figure_table,
-    fine_tuning_table,
     group_size_table,
     summarize_figure,
-    summarize_fine_tuning,
     summarize_group_sizes,
 )
-from keras_brn.paper.results.statistics import ratio_interval
+from keras_brn.paper.results.statistics import difference_interval, ratio_interval
+from keras_brn.paper.results.summaries import summarize_alpha_and_ramp
 from keras_brn.paper.results.tables import (
+    alpha_and_ramp_table,
     format_percent,
     format_points,
     format_race,
@@ -94,20 +93,25 @@ def test_cells(shown, expected):
     assert shown == expected
 
 
+def test_variants_of_figure_1_are_differences_in_its_table():
+    runs = [run for run in RUNS if run["name"] in ("batchnorm", "batch_renorm")]
+    columns = {"a": summarize_figure(runs, 1), "b": summarize_figure(runs, 1)}
+    columns["b"]["variants"] = {"1,000 steps": difference_interval([0.5], [0.4])}
+    lines = figure_table(1, columns).splitlines()
+    assert "| Batch Renorm − batchnorm, 1,000 steps | – | – | +10.00, n = 1 |" in lines
+
+
+def test_the_table_of_alpha_and_ramp():
+    runs = [example_run(each.name, [0.1, k / 20]) for k, each in enumerate(figure_4())]
+    lines = alpha_and_ramp_table({"4000": summarize_alpha_and_ramp(runs)}).splitlines()
+    assert lines[0] == "|  | 4,000 steps |"
+    assert lines[2] == "| alpha x 0.25 | 0.0 %, n = 1 |"
+    assert lines[-1] == "| length of the ramp x 2 | +15.00, n = 1 |"
+
+
 def test_the_table_of_group_sizes():
     runs = [example_run(each.name, [0.1, k / 20]) for k, each in enumerate(figure_5())]
     lines = group_size_table(summarize_group_sizes(runs)).splitlines()
-    assert lines[0] == "| images per group | 1 | 2 | 4 | 32 |"
+    assert lines[0] == "| images per group | 1 | 2 | 4 | 8 | 16 | 32 |"
     assert lines[2].startswith("| batchnorm | 0.0 %, n = 1 | 15.0 %, n = 1 | 30.0 %, n = 1 |")
     assert lines[8].startswith("| Batch Renorm − batchnorm | +5.00, n = 1 |")
-
-
-def test_the_table_of_fine_tuning():
-    results = [
-        {"normalization": name, "batch_size": 4, "seed": 0, "accuracy": [0.1, 0.2 * k]}
-        for k, name in enumerate(NORMALIZATIONS)
-    ]
-    lines = fine_tuning_table(summarize_fine_tuning(results)).splitlines()
-    assert "| Batch Renorm, after `renormalize` | 40.0 %, n = 1 |" in lines
-    assert "| Batch Renorm, after `renormalize` − batchnorm, frozen | +20.00, n = 1 |" in lines
-    assert fine_tuning_table({}).splitlines()[0] == "|  |"

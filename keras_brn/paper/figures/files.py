@@ -2,7 +2,7 @@
 
 from keras_brn.extras import extra
 from keras_brn.paper.experiment import figure_4, figure_4_name, figure_5
-from keras_brn.paper.figures.choices import plot_alpha_and_ramp, plot_fine_tuning, plot_group_sizes
+from keras_brn.paper.figures.choices import plot_alpha_and_ramp, plot_group_sizes
 from keras_brn.paper.figures.pages import plot_comparison, plot_few_labels, plot_paper_length
 from keras_brn.paper.records import write_json
 from keras_brn.paper.results.comparisons import COMPARISONS, FEW_LABELS_TITLES, TITLES
@@ -10,9 +10,10 @@ from keras_brn.paper.results.files import save_figure
 from keras_brn.paper.results.runs import final_accuracy, runs_by_seed
 from keras_brn.paper.results.summaries import (
     accuracy_interval,
+    summarize_alpha_and_ramp,
     summarize_figure,
-    summarize_fine_tuning,
     summarize_group_sizes,
+    summarize_variants,
 )
 from keras_brn.plot import plot_correction
 
@@ -20,21 +21,28 @@ with extra("paper"):
     from matplotlib.figure import Figure
 
 
-def write_comparison(runs, number, out):
+def write_comparison(runs_by_length, steps, number, out):
     """Writes Figure 1 or 2.
 
     Args:
-        runs: As `as_runs` returns them, of one number of training steps.
+        runs_by_length: As `runs_by_steps` returns it.
+        steps: Number of training steps of the figure; runs of other lengths are in the summary.
         number: 1 or 2.
         out: Folder.
     """
-    names = [*COMPARISONS[number].labels]
+    names, runs = [*COMPARISONS[number].labels], runs_by_length.get(steps, [])
     if not {run["name"] for run in runs}.issuperset(names):
         return
     by_data = _by_data(runs)
     picture = Figure()
     plot_comparison(picture, {TITLES[name]: by_data[name] for name in by_data}, number)
     summary = {name: summarize_figure(of_data, number) for name, of_data in by_data.items()}
+    if number == 1:
+        for name, of_data in summary.items():
+            of_name = {length: _by_data(of).get(name, []) for length, of in runs_by_length.items()}
+            of_data["variants"] = summarize_variants(of_name, steps)
+        runs = [run for of_length in runs_by_length.values() for run in of_length]
+        names.append("batch_renorm_alpha4")
     if number == 2:
         names.append("batchnorm_micro4_sigma")
         if averaged := runs_by_seed(by_data.get("glyphs", []), names[-1]):
@@ -79,29 +87,26 @@ def _by_images_per_label(by_data):
 
 
 def write_alpha_and_ramp(runs_by_length, out):
-    """Writes Figure 4: a panel for each length of which there is the grid.
+    """Writes Figure 4: a panel for each length of which there are all runs.
 
     Args:
         runs_by_length: As `runs_by_steps` returns it.
         out: Folder.
     """
     wanted = sorted(experiment.name for experiment in figure_4())
-    grids = {
+    complete = {
         steps: _by_data(runs)["glyphs"]
         for steps, runs in runs_by_length.items()
         if {run["name"] for run in _by_data(runs).get("glyphs", [])}.issuperset(wanted)
     }
-    if not grids:
+    if not complete:
         return
-    picture = Figure(figsize=(4.5 * len(grids), 3.8), layout="constrained")
-    panels = picture.subplots(1, len(grids), squeeze=False)[0]
-    for axes, (steps, runs) in zip(panels, grids.items(), strict=True):
+    picture = Figure(figsize=(5 * len(complete), 3.6), layout="constrained")
+    panels = picture.subplots(1, len(complete), squeeze=False)[0]
+    for axes, (steps, runs) in zip(panels, complete.items(), strict=True):
         plot_alpha_and_ramp(axes, runs, f"glyphs, {steps:,} steps")
-    summary = {
-        str(steps): {name: _final_accuracy(runs_by_seed(runs, name)) for name in wanted}
-        for steps, runs in grids.items()
-    }
-    runs = [run for of_length in grids.values() for run in of_length]
+    summary = {str(steps): summarize_alpha_and_ramp(runs) for steps, runs in complete.items()}
+    runs = [run for of_length in complete.values() for run in of_length]
     _write(picture, 4, runs, wanted, summary, out)
 
 
@@ -134,16 +139,6 @@ def write_correction(results, out):
         plot_correction(picture, runs[0]["step"], runs[0]["correction"])
         picture.savefig(out / "correction.png", dpi=100)
         write_json(out / "correction.json", {"runs": runs})
-
-
-def write_fine_tuning(results, out):
-    """Writes the picture of the fine-tuning runs, and their results beside it."""
-    if results:
-        picture = Figure(figsize=(9, 3.4), layout="constrained")
-        plot_fine_tuning(picture, results)
-        picture.savefig(out / "fine_tuning.png", dpi=120)
-        summary = summarize_fine_tuning(results)
-        write_json(out / "fine_tuning.json", {"runs": results, "summary": summary})
 
 
 def _by_data(runs):

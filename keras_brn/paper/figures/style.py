@@ -23,6 +23,8 @@ STYLES = {
     "group_norm": (GREEN, "-."),
     "layer_norm": (ORANGE, ":"),
     "frozen_batchnorm": (GREEN, "-."),
+    "alpha": (BLUE, "-"),
+    "ramp": (VERMILLION, "--"),
 }
 TEXT_SIZE, TITLE_SIZE = 8.5, 10
 

@@ -10,8 +10,6 @@ from keras_brn.paper.results.files import save_figure as save_figure
 from keras_brn.paper.results.runs import runs_by_steps as runs_by_steps
 from keras_brn.paper.results.stored import stored_tables as stored_tables
 from keras_brn.paper.results.summaries import summarize_figure as summarize_figure
-from keras_brn.paper.results.summaries import summarize_fine_tuning as summarize_fine_tuning
 from keras_brn.paper.results.summaries import summarize_group_sizes as summarize_group_sizes
 from keras_brn.paper.results.tables import figure_table as figure_table
-from keras_brn.paper.results.tables import fine_tuning_table as fine_tuning_table
 from keras_brn.paper.results.tables import group_size_table as group_size_table

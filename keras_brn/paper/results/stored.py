@@ -6,10 +6,15 @@ from typing import NamedTuple
 
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
-from keras_brn.paper.results.tables import figure_table, fine_tuning_table, group_size_table
+from keras_brn.paper.results.tables import (
+    alpha_and_ramp_table,
+    figure_table,
+    group_size_table,
+)
 from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
 from keras_brn.paper.studies import (
     cifar10,
+    fine_tuning,
     generative,
     metric_learning,
     pretrained,
@@ -51,6 +56,7 @@ STUDIES = {  # By the name of the file.
         {"mean": "return, whole run", "last": "return, last quarter"},
         formats=NUMBERS,
     ),
+    "fine_tuning": Study(fine_tuning.METHODS, {"test": "accuracy"}, setting=("images_per_step",)),
     "pretrained": Study(
         pretrained.METHODS,
         {"test": "accuracy"},
@@ -106,14 +112,14 @@ def stored_tables(folder):
     for images_per_label, columns in sorted(by_images_per_label.items()):
         title = f"Figure 3, {32 // images_per_label} labels x {images_per_label} images"
         tables[title] = figure_table(3, columns)
+    if of_factors := summary("figure4"):
+        tables["Figure 4"] = alpha_and_ramp_table(of_factors)
     if of_group_sizes := summary("figure5"):
         tables["Figure 5"] = group_size_table(of_group_sizes["glyphs"])
     if (folder / "figure6.json").exists():
         stored = json.loads((folder / "figure6.json").read_text())
         tables |= small_batch_tables(stored["summary"])
         tables |= momentum_tables(stored["momentum"])
-    if of_fine_tuning := summary("fine_tuning"):
-        tables["fine-tuning"] = fine_tuning_table(of_fine_tuning)
     for name, study in STUDIES.items():
         if (folder / f"{name}.json").exists():
             results = reported(load_study(folder / f"{name}.json"))

@@ -1,9 +1,6 @@
 """The numbers that figures are read by, from runs of several seeds."""
 
-import itertools
-
-from keras_brn.paper.experiment import GROUP_SIZES, figure_5_name
-from keras_brn.paper.fine_tuning import NORMALIZATIONS
+from keras_brn.paper.experiment import ALPHAS, GROUP_SIZES, RAMPS, figure_4_name, figure_5_name
 from keras_brn.paper.results.comparisons import (
     COMPARISONS,
     NORMALIZATIONS_BY_GROUP_SIZE,
@@ -69,6 +66,34 @@ def summarize_figure(runs, figure, images_per_label=2):
             curves.get(comparison.race.name, {}), curves.get(comparison.race.baseline, {})
         ),
     }
+
+
+def summarize_variants(runs_by_length, steps):
+    """Figure 1 in other lengths, and with four times the alpha.
+
+    Args:
+        runs_by_length: Dict from the number of training steps to runs of one data set.
+        steps: Number of training steps of the figure itself.
+
+    Returns:
+        Dict from what is different to the estimate of the difference of Batch Renorm to batchnorm,
+        as far as there are runs.
+    """
+    variants = {
+        f"{length:,} steps": (runs, "batch_renorm")
+        for length, runs in sorted(runs_by_length.items())
+        if length != steps
+    }
+    variants["four times the alpha"] = runs_by_length.get(steps, []), "batch_renorm_alpha4"
+    summary = {}
+    for variant, (runs, name) in variants.items():
+        accuracy = {
+            each: {seed: final_accuracy(run) for seed, run in runs_by_seed(runs, each).items()}
+            for each in (name, "batchnorm")
+        }
+        if _have_common_seeds(accuracy, name, "batchnorm"):
+            summary[variant] = paired_difference(accuracy[name], accuracy["batchnorm"])
+    return summary
 
 
 def curves_of_figure(runs, figure, images_per_label=2):
@@ -153,6 +178,54 @@ def _at_the_end(curves, names, key):
     return {name: accuracy_interval(by_seed) for name, by_seed in final.items() if by_seed}
 
 
+def summarize_alpha_and_ramp(runs):
+    """The final accuracy with each alpha and each length of the ramp (Figure 4).
+
+    Args:
+        runs: Those of `keras_brn.paper.experiment.figure_4`, of one data set and one number of
+            training steps.
+
+    Returns:
+        Dict of `accuracy`: from "alpha" and "ramp" to a dict from the factor, as a string, to an
+        estimate; and `differences`: to such dicts of the difference to the factor 1. All are of the
+        seeds that all runs have in common.
+    """
+    accuracy = {
+        name: {
+            factor: {seed: final_accuracy(run) for seed, run in by_seed.items()}
+            for factor, by_seed in by_factor.items()
+        }
+        for name, by_factor in curves_by_factor(runs).items()
+    }
+    return {
+        "accuracy": {
+            name: {f"{factor:g}": accuracy_interval(values) for factor, values in of_name.items()}
+            for name, of_name in accuracy.items()
+        },
+        "differences": {
+            name: {
+                f"{factor:g}": paired_difference(values, of_name[1])
+                for factor, values in of_name.items()
+                if factor != 1
+            }
+            for name, of_name in accuracy.items()
+        },
+    }
+
+
+def curves_by_factor(runs):
+    """Dict from "alpha" and "ramp" to a dict from the factor to a dict from the seed to a run, of
+    the seeds that all runs of Figure 4 have in common."""
+    names = {("alpha", alpha): figure_4_name(alpha, 1) for alpha in ALPHAS}
+    names |= {("ramp", ramp): figure_4_name(1, ramp) for ramp in RAMPS}
+    curves = {key: runs_by_seed(runs, name) for key, name in names.items()}
+    common = with_common_seeds(curves, list(curves))
+    return {
+        "alpha": {alpha: common["alpha", alpha] for alpha in ALPHAS},
+        "ramp": {ramp: common["ramp", ramp] for ramp in RAMPS},
+    }
+
+
 def summarize_group_sizes(runs):
     """The final accuracy for each number of images that are normalized together (Figure 5).
 
@@ -210,31 +283,3 @@ def curves_by_group_size(runs):
         name: {size: common[name, size] for size in GROUP_SIZES}
         for name in NORMALIZATIONS_BY_GROUP_SIZE
     }
-
-
-def summarize_fine_tuning(results):
-    """The accuracy after the last epoch, of the seeds that all normalizations have in common.
-
-    Args:
-        results: List of what `keras_brn.paper.fine_tuning.fine_tune` returned.
-
-    Returns:
-        Dict from the batch size, as a string, to a dict of estimates: `accuracy`, by normalization;
-        and `differences`, from "name - name" to that of two accuracies.
-    """
-    summary = {}
-    for batch_size in sorted({result["batch_size"] for result in results}):
-        final = {name: {} for name in NORMALIZATIONS}
-        for result in results:
-            if result["batch_size"] == batch_size:
-                final[result["normalization"]][result["seed"]] = final_accuracy(result)
-        common = with_common_seeds(final, list(final))
-        if all(common.values()):
-            summary[str(batch_size)] = {
-                "accuracy": {name: accuracy_interval(column) for name, column in common.items()},
-                "differences": {
-                    f"{name} - {baseline}": paired_difference(common[name], common[baseline])
-                    for baseline, name in itertools.combinations(NORMALIZATIONS, 2)
-                },
-            }
-    return summary

@@ -7,7 +7,6 @@ interval, and n is the number of seeds.
 import re
 
 from keras_brn.paper.experiment import GROUP_SIZES
-from keras_brn.paper.fine_tuning import NORMALIZATIONS
 from keras_brn.paper.results.comparisons import (
     COMPARISONS,
     NORMALIZATIONS_BY_GROUP_SIZE,
@@ -38,6 +37,10 @@ def figure_table(figure, columns):
     for name, baseline, label in comparison.differences:
         ours = cells("differences", f"{name} - {baseline}", format_points)
         rows.append([label, _paper_difference(name, baseline), *ours])
+    variants = [summary.get("variants", {}) for summary in summaries]
+    for variant in dict.fromkeys(name for of_data in variants for name in of_data):
+        ours = [format_points(of_data.get(variant)) for of_data in variants]
+        rows.append([f"Batch Renorm − batchnorm, {variant}", MISSING, *ours])
     rows.append(_section("ratios", summaries))
     for name, bottom, top, label in comparison.shares:
         ours = cells("shares", f"{name}: {bottom} to {top}", format_ratio)
@@ -106,6 +109,32 @@ def _paper_share(name, bottom, top):
     return _number((value - low) / (high - low), ".2f")
 
 
+def alpha_and_ramp_table(summaries):
+    """Accuracies with each alpha and length of the ramp, and differences to the rule's.
+
+    Args:
+        summaries: Dict from the number of training steps, as a string, to what
+            `summarize_alpha_and_ramp` returned.
+    """
+    columns = list(summaries.values())
+    labels = {"alpha": "alpha", "ramp": "length of the ramp"}
+
+    def rows(part, form):
+        return [
+            [
+                f"{labels[name]} x {factor}",
+                *(form(column[part][name][factor]) for column in columns),
+            ]
+            for name in labels
+            for factor in columns[0][part][name]
+        ]
+
+    differences = rows("differences", format_points)
+    section = _section("differences to the rule's, in points", columns[1:])
+    heading = ["", *(f"{int(steps):,} steps" for steps in summaries)]
+    return markdown(heading, [*rows("accuracy", format_percent), section, *differences])
+
+
 def group_size_table(summary):
     """Accuracies and differences by the number of images that are normalized together.
 
@@ -122,24 +151,6 @@ def group_size_table(summary):
         label = " − ".join(labels[name] for name in names.split(" - "))
         rows.append([label, *(format_points(by_size[size]) for size in sizes)])
     return markdown(["images per group", *sizes], rows)
-
-
-def fine_tuning_table(summary):
-    """Accuracies and differences by the number of images per step.
-
-    Args:
-        summary: As `summarize_fine_tuning` returns it.
-    """
-    columns = list(summary.values())
-    rows = [
-        [label, *(format_percent(column["accuracy"][name]) for column in columns)]
-        for name, label in NORMALIZATIONS.items()
-    ]
-    rows.append([*_section("differences, in points", columns[1:])])
-    for names in columns[0]["differences"] if columns else ():
-        label = " − ".join(NORMALIZATIONS[name] for name in names.split(" - "))
-        rows.append([label, *(format_points(column["differences"][names]) for column in columns)])
-    return markdown(["", *(f"{batch_size} images a step" for batch_size in summary)], rows)
 
 
 def markdown(heading, rows):

@@ -20,10 +20,10 @@ from keras_brn.layer import BatchRenormalization
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.studies.metric_learning import base_network
 from keras_brn.paper.studies.study import (
     SEARCH_SEED,
     CountedByImages,
+    base_network,
     check_method,
     search_and_report,
     study_parser,

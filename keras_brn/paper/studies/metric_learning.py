@@ -14,12 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_brn.convert import renormalize
 from keras_brn.paper.data.glyphs import load_glyphs
 from keras_brn.paper.data.images import as_floats
-from keras_brn.paper.data.sampling import Sampler
-from keras_brn.paper.networks.small import small_inception
 from keras_brn.paper.studies.study import (
+    Batches,
+    adapted,
+    base_network,
     check_method,
     compile_with_cosine,
     printing,
@@ -35,7 +35,7 @@ METHODS = {
 }
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 IMAGES_PER_LABEL = (8,)
-_SHAPE, _WIDTH, _TEMPERATURE = (32, 32, 1), 8, 0.1
+_TEMPERATURE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +110,6 @@ def recall_at_1(embeddings, labels):
     return round(float(np.mean(labels[np.argmax(similarity, axis=1)] == labels)), 5)
 
 
-class _Batches(keras.utils.PyDataset):
-    def __init__(self, images, labels, steps, seed, batch_size, images_per_label=None):
-        super().__init__()
-        self.images, self.labels, self.steps = images, labels, steps
-        self.sampler = Sampler(labels, batch_size, seed, batch_size, images_per_label)
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, step):
-        indices, _ = self.sampler.draw(step)
-        return as_floats(self.images[indices]), self.labels[indices]
-
-
 def train_metric(run, data, base):
     """The result of a run.
 
@@ -143,9 +129,7 @@ def train_metric(run, data, base):
     model = _embedding(base, run)
     compile_with_cosine(model, contrastive_loss, run.learning_rate, run.steps)
     images, labels = train.train_images, train.train_labels
-    batches = _Batches(
-        images, labels, run.steps, run.seed + 1, run.batch_size, run.images_per_label
-    )
+    batches = Batches(images, labels, run.steps, run.seed + 1, run.batch_size, run.images_per_label)
     model.fit(batches, shuffle=False, verbose=0)
     return {
         "choices": _recall(model, choices),
@@ -160,29 +144,11 @@ def _recall(model, images):
 
 
 def _embedding(base, run):
-    """A copy of a network with an embedding in the place of its last layer, and the normalization
-    of the run."""
-    copy = keras.models.clone_model(base)
-    copy.set_weights(base.get_weights())
-    x = keras.layers.Dense(64, use_bias=False)(copy.layers[-2].output)
-    model = keras.Model(copy.input, keras.layers.UnitNormalization()(x))
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = run.momentum
-            layer.trainable = run.method != "frozen_batchnorm"  # Keras: else it is inference.
-    return renormalize(model) if run.method == "batch_renorm" else model
+    def head(features):
+        embedding = keras.layers.Dense(64, use_bias=False)(features)
+        return keras.layers.UnitNormalization()(embedding)
 
-
-def base_network(train, seed, steps):
-    """A network with batchnorm that classifies the labels to train on, by minibatches of 32
-    independent images."""
-    keras.utils.set_random_seed(seed)
-    model = small_inception(keras.layers.BatchNormalization, _SHAPE, train.classes, _WIDTH)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    compile_with_cosine(model, loss, 3e-3, steps)
-    batches = _Batches(train.train_images, train.train_labels, steps, seed, 32)
-    model.fit(batches, shuffle=False, verbose=0)
-    return model
+    return adapted(base, head, run.method, run.momentum)
 
 
 def metric_data():

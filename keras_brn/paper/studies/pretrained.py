@@ -18,7 +18,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_brn.convert import renormalize
 from keras_brn.paper.data.cifar10 import load_cifar10
 from keras_brn.paper.data.images import hold_out
 from keras_brn.paper.data.sampling import Sampler
@@ -27,6 +26,7 @@ from keras_brn.paper.networks.efficientnet import pretrained_efficientnet, scale
 from keras_brn.paper.studies.study import (
     SEARCH_SEED,
     CountedByImages,
+    adapted,
     best_runs,
     check_method,
     compile_with_adam,
@@ -46,12 +46,20 @@ METHODS = {
     "batchnorm_slow": "batchnorm, momentum .999",
 }
 _SLOW = "_slow"
-_BOUNDS = {"batch_renorm": (3.0, 5.0), "batch_renorm_tight": (1.5, 0.5)}  # r_max, d_max
+_BOUNDS = {
+    "batch_renorm": {"r_max": 3.0, "d_max": 5.0},
+    "batch_renorm_tight": {"r_max": 1.5, "d_max": 0.5},
+}
 LEARNING_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 FIRST_RATE = 1e-3
 SIZE = 96
 # Data and images of a step, the most important first.
 SETTINGS = (("cifar10", 4), ("cifar10", 2), ("cifar10", 8), ("tiny_imagenet", 4))
+_TITLES = {"cifar10": "CIFAR-10", "tiny_imagenet": "Tiny ImageNet"}
+PANELS = {  # Of the picture.
+    f"{_TITLES[data]}, {images} images a step": {"data": data, "images_per_step": images}
+    for data, images in SETTINGS
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,16 +204,9 @@ def _accuracy(model, images, labels, batch_size=100):
 
 def fine_tuned_network(base, method, classes):
     """A copy of a network with a new last layer and the normalization of a method, compiled."""
-    copy = keras.models.clone_model(base)
-    copy.set_weights(base.get_weights())
-    model = keras.Model(copy.input, keras.layers.Dense(classes)(copy.layers[-2].output))
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.999 if method.endswith(_SLOW) else 0.99
-            layer.trainable = method != "frozen_batchnorm"  # Keras: else it is inference.
-    if method.removesuffix(_SLOW) in _BOUNDS:
-        r_max, d_max = _BOUNDS[method.removesuffix(_SLOW)]
-        model = renormalize(model, r_max=r_max, d_max=d_max)
+    momentum = 0.999 if method.endswith(_SLOW) else 0.99
+    bounds = _BOUNDS.get(method.removesuffix(_SLOW), {})
+    model = adapted(base, keras.layers.Dense(classes), method, momentum, **bounds)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     compile_with_adam(model, loss, FIRST_RATE)
     return model
@@ -269,7 +270,7 @@ def _resized(images, at_once=500):
 
 
 def main(arguments=None):
-    from keras_brn.paper.figures.pretrained import draw_pretrained  # Which imports this module.
+    from keras_brn.paper.figures import draw_methods  # Which imports this module.
 
     parser = study_parser("pretrained")
     parser.add_argument("--cifar10", type=Path, help="as for `load_cifar10`")
@@ -290,7 +291,8 @@ def main(arguments=None):
             first = PretrainedRun(method, name, images_per_step, FIRST_RATE, SEARCH_SEED)
             stored += search_and_seeds(first, results_of)
             save_study(stored, options.out / "pretrained.json")
-    draw_pretrained(stored).savefig(options.out / "pretrained.png", dpi=120)
+    picture = draw_methods(stored, METHODS, PANELS)
+    picture.savefig(options.out / "pretrained.png", dpi=120)
 
 
 if __name__ == "__main__":

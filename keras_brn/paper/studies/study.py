@@ -13,9 +13,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_brn.convert import renormalize
 from keras_brn.paper.data.files import digest_of
 from keras_brn.paper.data.images import as_floats
 from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.networks.small import small_inception
 from keras_brn.paper.records import locked_error, provenance, read_json, run_lock, write_json
 
 SEARCH_SEED = 100  # From here on seeds are of searches, and nothing of them is reported.
@@ -39,6 +41,31 @@ class CountedByImages:
     def momentum(self):
         """Of the averages of mu and sigma: what was best in Figure 6 for this number of steps."""
         return min(0.99, max(0.0, 1 - 100 / self.steps))
+
+
+class Batches(keras.utils.PyDataset):
+    """The images of each step as they are, as floats in [-1, 1], and their labels.
+
+    Args:
+        images: uint8 (images, height, width, channels).
+        labels: Integers (images,).
+        steps: Number of steps.
+        seed: As for `Sampler`.
+        batch_size: Number of images of a step.
+        images_per_label: As for `Sampler`, in groups of a whole step.
+    """
+
+    def __init__(self, images, labels, steps, seed, batch_size, images_per_label=None):
+        super().__init__()
+        self.images, self.labels, self.steps = images, labels, steps
+        self.sampler = Sampler(labels, batch_size, seed, batch_size, images_per_label)
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step):
+        indices, _ = self.sampler.draw(step)
+        return as_floats(self.images[indices]), self.labels[indices]
 
 
 class VariedBatches(keras.utils.PyDataset):
@@ -87,6 +114,49 @@ def compile_with_adam(model, loss, learning_rate, metrics=None):
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
     model.optimizer.build(model.trainable_variables)  # Else TensorFlow traces a step twice.
+
+
+def base_network(images, seed, steps, batch_size=32, width=8):
+    """A `small_inception` with `keras.layers.BatchNormalization` that classifies glyphs, trained on
+    independent images: the network before those that are fine-tuned.
+
+    Args:
+        images: `Images`.
+        seed: Integer that fixes weights and batches.
+        steps: Number of training steps.
+        batch_size: Number of images of a step.
+        width: As for `small_inception`.
+    """
+    keras.utils.set_random_seed(seed)
+    normalization = keras.layers.BatchNormalization
+    model = small_inception(normalization, images.image_shape, images.classes, width)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compile_with_cosine(model, loss, 3e-3, steps)
+    batches = Batches(images.train_images, images.train_labels, steps, seed, batch_size)
+    model.fit(batches, shuffle=False, verbose=0)
+    return model
+
+
+def adapted(base, head, method, momentum, **bounds):
+    """A copy of a network with another head, and normalized as a method says.
+
+    Args:
+        base: A functional `keras.Model` with batchnorm, whose last layer is exchanged.
+        head: Function of what that layer sees that returns the new outputs.
+        method: "frozen_batchnorm": not trainable, which in Keras is inference with the statistics,
+            gamma and beta of the base; beginning with "batch_renorm": `renormalize`d; else as it
+            is.
+        momentum: Of the averages of mu and sigma.
+        **bounds: `r_max` and `d_max`, as for `renormalize`.
+    """
+    copy = keras.models.clone_model(base)
+    copy.set_weights(base.get_weights())
+    model = keras.Model(copy.input, head(copy.layers[-2].output))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+            layer.trainable = method != "frozen_batchnorm"
+    return renormalize(model, **bounds) if method.startswith("batch_renorm") else model
 
 
 def accuracy(model, inputs, labels):
