@@ -13,8 +13,8 @@ from keras_brn.paper.results.summaries import curves_by_factor, curves_by_group_
 
 
 def plot_alpha_and_ramp(axes, runs, title):
-    """Draws the final accuracy of Batch Renorm over alpha and over the length of the ramp: points
-    of the seeds that all runs have, and lines through the means.
+    """Draws the final accuracy of Batch Renorm over alpha and over the length of the ramp, as far
+    as there are runs: points of the seeds that those of a line have, and lines through the means.
 
     Args:
         axes: `matplotlib.axes.Axes`.
@@ -29,11 +29,11 @@ def plot_alpha_and_ramp(axes, runs, title):
         )
         axes.plot([*by_factor], accuracy.mean(1), color=color, linestyle=style, linewidth=1.8)
         axes.plot([*by_factor], accuracy, "o", color=color, markersize=4, alpha=0.6)
-        ends.append((accuracy[-1].mean(), name, name))
+        ends.append((accuracy[-1].mean(), f"{name}, n = {accuracy.shape[1]}", name))
         factors |= by_factor.keys()
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(factors), [f"x{factor:g}" for factor in sorted(factors)])
-    axes.set_title(f"{title}, n = {accuracy.shape[1]}", loc="left", fontsize=TITLE_SIZE)
+    axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
     axes.set(xlabel="by the rule's", ylabel="final validation accuracy, %")
     axes.grid(alpha=0.3)
     label_ends(axes, ends)

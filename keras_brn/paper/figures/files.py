@@ -10,6 +10,7 @@ from keras_brn.paper.results.files import save_figure
 from keras_brn.paper.results.runs import final_accuracy, runs_by_seed
 from keras_brn.paper.results.summaries import (
     accuracy_interval,
+    curves_by_factor,
     summarize_alpha_and_ramp,
     summarize_figure,
     summarize_group_sizes,
@@ -87,7 +88,7 @@ def _by_images_per_label(by_data):
 
 
 def write_alpha_and_ramp(runs_by_length, out):
-    """Writes Figure 4: a panel for each length of which there are all runs.
+    """Writes Figure 4: a panel for each length of which there are all alphas, or all ramps.
 
     Args:
         runs_by_length: As `runs_by_steps` returns it.
@@ -97,7 +98,7 @@ def write_alpha_and_ramp(runs_by_length, out):
     complete = {
         steps: _by_data(runs)["glyphs"]
         for steps, runs in runs_by_length.items()
-        if {run["name"] for run in _by_data(runs).get("glyphs", [])}.issuperset(wanted)
+        if curves_by_factor(_by_data(runs).get("glyphs", []))
     }
     if not complete:
         return

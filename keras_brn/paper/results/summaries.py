@@ -186,9 +186,9 @@ def summarize_alpha_and_ramp(runs):
             training steps.
 
     Returns:
-        Dict of `accuracy`: from "alpha" and "ramp" to a dict from the factor, as a string, to an
-        estimate; and `differences`: to such dicts of the difference to the factor 1. All are of the
-        seeds that all runs have in common.
+        Dict of `accuracy`: from "alpha" and "ramp", as far as there are runs, to a dict from the
+        factor, as a string, to an estimate; and `differences`: to such dicts of the difference to
+        the factor 1. Each is of the seeds that its runs have in common.
     """
     accuracy = {
         name: {
@@ -214,16 +214,19 @@ def summarize_alpha_and_ramp(runs):
 
 
 def curves_by_factor(runs):
-    """Dict from "alpha" and "ramp" to a dict from the factor to a dict from the seed to a run, of
-    the seeds that all runs of Figure 4 have in common."""
-    names = {("alpha", alpha): figure_4_name(alpha, 1) for alpha in ALPHAS}
-    names |= {("ramp", ramp): figure_4_name(1, ramp) for ramp in RAMPS}
-    curves = {key: runs_by_seed(runs, name) for key, name in names.items()}
-    common = with_common_seeds(curves, list(curves))
-    return {
-        "alpha": {alpha: common["alpha", alpha] for alpha in ALPHAS},
-        "ramp": {ramp: common["ramp", ramp] for ramp in RAMPS},
+    """Dict from "alpha" and "ramp", as far as there are all runs, to a dict from the factor to a
+    dict from the seed to a run, of the seeds that these have in common."""
+    names = {
+        "alpha": {alpha: figure_4_name(alpha, 1) for alpha in ALPHAS},
+        "ramp": {ramp: figure_4_name(1, ramp) for ramp in RAMPS},
     }
+    curves = {}
+    for kind, name_of in names.items():
+        every = {factor: runs_by_seed(runs, name) for factor, name in name_of.items()}
+        common = with_common_seeds(every, list(every))
+        if all(common.values()):
+            curves[kind] = common
+    return curves
 
 
 def summarize_group_sizes(runs):

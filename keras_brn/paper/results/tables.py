@@ -120,13 +120,18 @@ def alpha_and_ramp_table(summaries):
     labels = {"alpha": "alpha", "ramp": "length of the ramp"}
 
     def rows(part, form):
+        cells = dict.fromkeys(
+            (name, factor)
+            for column in columns
+            for name, by_factor in column[part].items()
+            for factor in by_factor
+        )
         return [
             [
                 f"{labels[name]} x {factor}",
-                *(form(column[part][name][factor]) for column in columns),
+                *(form(column[part].get(name, {}).get(factor)) for column in columns),
             ]
-            for name in labels
-            for factor in columns[0][part][name]
+            for name, factor in sorted(cells)
         ]
 
     differences = rows("differences", format_points)
