@@ -5,7 +5,7 @@
 Runs that `--results` already holds are not repeated, and one that was cut off goes on where it was,
 so the command can be stopped at any time. `--part 1/2` and `--part 2/2` share the runs between two
 processes. `--only-figures` draws what there is. `--stored figures` takes over the runs of these. On
-a GPU, `--together` and `KERAS_BACKEND=jax` train up to 25 runs at once; there `--part` shares it.
+a GPU, `--together` and `KERAS_BACKEND=jax` train up to 26 runs at once; there `--part` shares it.
 
 Figure 3 at the length of the paper is trained on an accelerator, by another command that shares
 `--results`:

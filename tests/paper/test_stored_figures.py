@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 FIGURES = Path(__file__).parents[2] / "figures"
 
 
@@ -37,7 +35,6 @@ def test_runs_of_a_changed_tree_or_of_no_commit_are_found():
     assert of_a_changed_tree({"a": clean, "b": dirty, "c": none}) == {"b", "c"}
 
 
-@pytest.mark.xfail(strict=True, reason="It is of a later run, which Figure 2 does not have.")
 def test_the_picture_of_the_correction_is_of_a_run_of_figure_2():
     (correction, *_) = json.loads((FIGURES / "correction.json").read_text())["runs"]
     stored = json.loads((FIGURES / "figure2.json").read_text())["runs"]
