@@ -4,11 +4,8 @@ import numpy as np
 
 from keras_brn.paper.experiment import GROUP_SIZES
 from keras_brn.paper.figures.style import STYLES, TITLE_SIZE, label_ends
-from keras_brn.paper.results.comparisons import (
-    NORMALIZATIONS_BY_GROUP_SIZE,
-    SINGLE_IMAGES,
-)
-from keras_brn.paper.results.runs import final_accuracy
+from keras_brn.paper.results.comparisons import NORMALIZATIONS_BY_GROUP_SIZE, SINGLE_IMAGES
+from keras_brn.paper.results.runs import final_accuracies
 from keras_brn.paper.results.summaries import curves_by_factor, curves_by_group_size
 
 
@@ -25,7 +22,7 @@ def plot_alpha_and_ramp(axes, runs, title):
     for name, by_factor in curves_by_factor(runs).items():
         color, style = STYLES[name]
         accuracy = 100 * np.array(
-            [[final_accuracy(run) for run in by_seed.values()] for by_seed in by_factor.values()]
+            [[*final_accuracies(by_seed).values()] for by_seed in by_factor.values()]
         )
         axes.plot([*by_factor], accuracy.mean(1), color=color, linestyle=style, linewidth=1.8)
         axes.plot([*by_factor], accuracy, "o", color=color, markersize=4, alpha=0.6)
@@ -52,7 +49,7 @@ def plot_group_sizes(axes, runs, title):
     for name, by_size in curves_by_group_size(runs).items():
         color, style = STYLES[name]
         accuracy = 100 * np.array(
-            [[final_accuracy(run) for run in by_seed.values()] for by_seed in by_size.values()]
+            [[*final_accuracies(by_seed).values()] for by_seed in by_size.values()]
         )
         axes.plot(GROUP_SIZES, accuracy.mean(1), color=color, linestyle=style, linewidth=1.8)
         shown = slice(-1, None) if name in SINGLE_IMAGES else slice(None)  # The same at all sizes.

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_brn.paper.figures.style import STYLES, TEXT_SIZE, TITLE_SIZE, draw_seeds, label_ends
 from keras_brn.paper.results.comparisons import COMPARISONS
-from keras_brn.paper.results.runs import final_accuracy, runs_by_seed
+from keras_brn.paper.results.runs import final_accuracies, final_accuracy, runs_by_seed
 from keras_brn.paper.results.summaries import accuracy_interval, curves_of_figure
 
 
@@ -51,10 +51,7 @@ def plot_final_accuracy(axes, runs, figure, images_per_label=2):
         images_per_label: Of Figure 3.
     """
     curves = curves_of_figure(runs, figure, images_per_label)
-    accuracy = {
-        name: {seed: final_accuracy(run) for seed, run in by_seed.items()}
-        for name, by_seed in curves.items()
-    }
+    accuracy = {name: final_accuracies(by_seed) for name, by_seed in curves.items()}
     highest_first = sorted(accuracy, key=lambda name: -np.mean([*accuracy[name].values()]))
     for row, name in enumerate(highest_first):
         _draw_estimate(axes, row, accuracy[name], STYLES[name][0])

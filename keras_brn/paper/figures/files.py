@@ -7,7 +7,7 @@ from keras_brn.paper.figures.pages import plot_comparison, plot_few_labels, plot
 from keras_brn.paper.records import write_json
 from keras_brn.paper.results.comparisons import COMPARISONS, FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.files import save_figure
-from keras_brn.paper.results.runs import final_accuracy, runs_by_seed
+from keras_brn.paper.results.runs import final_accuracies, runs_by_seed
 from keras_brn.paper.results.summaries import (
     accuracy_interval,
     curves_by_factor,
@@ -149,7 +149,7 @@ def _by_data(runs):
 
 
 def _final_accuracy(by_seed):
-    return accuracy_interval({seed: final_accuracy(run) for seed, run in by_seed.items()})
+    return accuracy_interval(final_accuracies(by_seed))
 
 
 def _write(picture, number, runs, names, summary, out):

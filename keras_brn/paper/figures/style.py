@@ -22,7 +22,6 @@ STYLES = {
     "batchnorm_accumulated": (VERMILLION, "--"),
     "group_norm": (GREEN, "-."),
     "layer_norm": (ORANGE, ":"),
-    "frozen_batchnorm": (GREEN, "-."),
     "alpha": (BLUE, "-"),
     "ramp": (VERMILLION, "--"),
 }

@@ -1,12 +1,14 @@
 """What Batch Renorm corrects in each of the runs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from keras_brn.monitor import QUANTITIES, Probe
 from keras_brn.paper.data.images import as_floats
-from keras_brn.paper.data.sampling import Sampler
+from keras_brn.paper.on_device.drawing import Draws
 from keras_brn.paper.on_device.program import give_bounds
 from keras_brn.paper.training.recorder import (
     CORRECTION_MINIBATCHES,
@@ -28,15 +30,13 @@ class Correction:
     def __init__(self, experiments, data, model):
         self.experiments, self.data, self.network = experiments, data, model.network
         self.probe = Probe(model)
-        kinds = [(x.seed, x.draw or x.batch_size, x.images_per_label) for x in experiments]
-        size = experiments[0].batch_size
-        drawn = {kind: self._minibatches(size, *kind) for kind in dict.fromkeys(kinds)}
-        self.minibatches = [drawn[kind] for kind in kinds]
+        others = [dataclasses.replace(x, seed=x.seed + CORRECTION_SEED) for x in experiments]
+        draws = Draws(others, np.asarray(data.labels["train"]))
+        of_kinds = [self._minibatches(sampler) for sampler in draws.samplers()]
+        self.minibatches = [of_kinds[kind] for kind in draws.kind_of_run]
 
-    def _minibatches(self, batch_size, seed, group, images_per_label):
-        labels, pixels = np.asarray(self.data.labels["train"]), self.data.train_images
-        seed += CORRECTION_SEED
-        sampler = Sampler(labels, batch_size, seed, group, images_per_label)
+    def _minibatches(self, sampler):
+        pixels = self.data.train_images
         draws = [sampler.draw(step) for step in range(CORRECTION_MINIBATCHES)]
         images = [self.data.vary(pixels[indices], variations) for indices, variations in draws]
         return [jnp.asarray(as_floats(x)) for x in images]

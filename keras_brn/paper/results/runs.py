@@ -38,6 +38,11 @@ def final_accuracy(run):
     return run["accuracy"][-1]
 
 
+def final_accuracies(by_seed):
+    """From a dict from the seed to a run, that to its `final_accuracy`."""
+    return {seed: final_accuracy(run) for seed, run in by_seed.items()}
+
+
 def with_common_seeds(curves, names):
     """The runs of the seeds that all runs of some names have.
 

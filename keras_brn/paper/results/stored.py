@@ -6,11 +6,7 @@ from typing import NamedTuple
 
 from keras_brn.paper.results.comparisons import FEW_LABELS_TITLES, TITLES
 from keras_brn.paper.results.studies import NUMBERS, PERCENT, study_table, summarize_study
-from keras_brn.paper.results.tables import (
-    alpha_and_ramp_table,
-    figure_table,
-    group_size_table,
-)
+from keras_brn.paper.results.tables import alpha_and_ramp_table, figure_table, group_size_table
 from keras_brn.paper.small_batches.results import momentum_tables, small_batch_tables
 from keras_brn.paper.studies import (
     cifar10,

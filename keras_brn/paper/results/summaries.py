@@ -8,6 +8,7 @@ from keras_brn.paper.results.comparisons import (
 )
 from keras_brn.paper.results.runs import (
     common_epsilon,
+    final_accuracies,
     final_accuracy,
     runs_by_seed,
     with_common_seeds,
@@ -40,10 +41,7 @@ def summarize_figure(runs, figure, images_per_label=2):
     """
     comparison = COMPARISONS[figure]
     curves = curves_of_figure(runs, figure, images_per_label)
-    accuracy = {
-        name: {seed: final_accuracy(run) for seed, run in by_seed.items()}
-        for name, by_seed in curves.items()
-    }
+    accuracy = {name: final_accuracies(by_seed) for name, by_seed in curves.items()}
     return {
         "images_per_label": images_per_label if figure == 3 else None,
         "optimizer_epsilon": common_epsilon(
@@ -88,8 +86,7 @@ def summarize_variants(runs_by_length, steps):
     summary = {}
     for variant, (runs, name) in variants.items():
         accuracy = {
-            each: {seed: final_accuracy(run) for seed, run in runs_by_seed(runs, each).items()}
-            for each in (name, "batchnorm")
+            each: final_accuracies(runs_by_seed(runs, each)) for each in (name, "batchnorm")
         }
         if _have_common_seeds(accuracy, name, "batchnorm"):
             summary[variant] = paired_difference(accuracy[name], accuracy["batchnorm"])
@@ -191,10 +188,7 @@ def summarize_alpha_and_ramp(runs):
         the factor 1. Each is of the seeds that its runs have in common.
     """
     accuracy = {
-        name: {
-            factor: {seed: final_accuracy(run) for seed, run in by_seed.items()}
-            for factor, by_seed in by_factor.items()
-        }
+        name: {factor: final_accuracies(by_seed) for factor, by_seed in by_factor.items()}
         for name, by_factor in curves_by_factor(runs).items()
     }
     return {
@@ -244,10 +238,7 @@ def summarize_group_sizes(runs):
     """
     curves = curves_by_group_size(runs)
     accuracy = {
-        name: {
-            str(size): {seed: final_accuracy(run) for seed, run in by_seed.items()}
-            for size, by_seed in by_size.items()
-        }
+        name: {str(size): final_accuracies(by_seed) for size, by_seed in by_size.items()}
         for name, by_size in curves.items()
     }
     others = ("batchnorm", "fixed_bounds", "group_norm")

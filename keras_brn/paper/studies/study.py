@@ -68,8 +68,8 @@ class Batches(keras.utils.PyDataset):
         return as_floats(self.images[indices]), self.labels[indices]
 
 
-class VariedBatches(keras.utils.PyDataset):
-    """The images of each step of a run, varied, as floats in [-1, 1], and their labels.
+class VariedBatches(Batches):
+    """As `Batches`, of the images of a run, varied.
 
     Args:
         data: `Images`.
@@ -77,17 +77,13 @@ class VariedBatches(keras.utils.PyDataset):
     """
 
     def __init__(self, data, run):
-        super().__init__()
-        self.data, self.steps = data, run.steps
-        self.sampler = Sampler(data.train_labels, run.images_per_step, run.seed)
-
-    def __len__(self):
-        return self.steps
+        images, labels = data.train_images, data.train_labels
+        super().__init__(images, labels, run.steps, run.seed, run.images_per_step)
+        self.vary = data.vary
 
     def __getitem__(self, step):
         indices, variations = self.sampler.draw(step)
-        images = self.data.vary(self.data.train_images[indices], variations)
-        return as_floats(images), self.data.train_labels[indices]
+        return as_floats(self.vary(self.images[indices], variations)), self.labels[indices]
 
 
 def compile_with_cosine(model, loss, learning_rate, steps, metrics=None):
