@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 import keras_brn.kernels
 
-PAPER = Path(__file__).parent / "paper"
+TESTS = Path(__file__).parent
+PAPER = TESTS / "paper"
+DOCTESTS_ONCE = TESTS.parent / "keras_brn" / "paper", TESTS.parent / "keras_brn" / "benchmarks"
 KERNELS = keras_brn.kernels._kernels
 FEWEST_VALUES = getattr(KERNELS, "_FEWEST_VALUES", None)  # None on PyTorch.
 
@@ -30,6 +33,20 @@ def runs_once(item):
     if item.get_closest_marker("once"):
         return True
     return PAPER in item.path.parents and not item.get_closest_marker("each_backend")
+
+
+def pytest_ignore_collect(collection_path):
+    """What has nothing for this backend is not even imported."""
+    if keras.backend.backend() == "tensorflow":
+        return None
+    if collection_path in DOCTESTS_ONCE:
+        return True
+    of_paper = collection_path.parent == PAPER and collection_path.suffix == ".py"
+    return True if of_paper and "each_backend" not in collection_path.read_text() else None
+
+
+def pytest_collection_finish():
+    gc.freeze()  # What is imported stays: to look for garbage in it takes 5 % of the time.
 
 
 def pytest_collection_modifyitems(config, items):

@@ -21,9 +21,11 @@ InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 MobileNetV3Large MobileNetV3
 NASNetMobile ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2 Xception
 """.split()
 WITHOUT = "VGG16 VGG19 ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge".split()
-QUICK = {"MobileNetV3Small"}
-if keras.backend.backend() == "tensorflow":  # Where it takes the least time.
-    QUICK |= {"EfficientNetB0", "MobileNetV2", "ResNet50"}
+QUICK = {  # JAX compiles each of their operations.
+    "tensorflow": {"EfficientNetB0", "MobileNetV2", "MobileNetV3Small", "ResNet50"},
+    "jax": {"MobileNet"},
+    "torch": {"MobileNetV3Small"},
+}[keras.backend.backend()]
 PIXELS = ("EfficientNet", "MobileNetV3")  # These scale their inputs from [0, 255].
 
 
@@ -73,7 +75,7 @@ def optional(name):
     return name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
 
 
-@pytest.mark.parametrize("name", map(optional, MODELS))
+@pytest.mark.parametrize("name", [optional(name) for name in MODELS])
 def test_there_and_back(name, backend, rng):
     if backend == "torch" and name.startswith("NASNet"):
         pytest.skip("Keras has no NASNet on PyTorch.")

@@ -95,15 +95,16 @@ def test_wheel_holds_the_package(wheel):
 def test_wheel_works_in_a_new_environment(wheel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     python, installed = tmp_path / "bin" / "python", importlib.metadata.version
-    command(sys.executable, "-m", "venv", tmp_path)
+    command(sys.executable, "-m", "venv", "--without-pip", tmp_path)
+    pip = sys.executable, "-m", "pip", "--python", python
 
     def install(*names):
         # The versions that the tests run with, and pip may have kept.
         versions = [f"{name}=={installed(name).partition('+')[0]}" for name in names]
-        command(python, "-m", "pip", "install", "-q", "--no-compile", *versions, wheel)
+        command(*pip, "install", "-q", "--no-compile", *versions, wheel)
 
     install("keras", "numpy")
-    listed = json.loads(command(python, "-m", "pip", "list", "--format", "json"))
+    listed = json.loads(command(*pip, "list", "--format", "json"))
     extras = distributions(*BACKENDS, "notebooks", "tensorboard") - distributions()
     assert not extras & {distribution["name"].lower() for distribution in listed}
     for backend in ("jax", "torch"):

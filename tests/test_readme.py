@@ -88,11 +88,14 @@ def test_intervals_stand_in_a_table_of_the_stored_figures(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES[1:], ids=lambda example: example.split("\n")[0])
-def test_further_examples(example, backend, tmp_path):
+def test_further_examples(example, backend, tmp_path, monkeypatch):
     needs = [needed for mark, needed in NEEDED.items() if mark in example]
     wanted, before = needs[0] if needs else (None, "")
     if wanted not in (None, backend):
         pytest.skip(f"For {wanted}.")
-    # In a process of its own: a process has one distribution.
-    command = [sys.executable, "-c", "\n".join([BEFORE, before, example])]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    code = "\n".join([BEFORE, before, example])
+    if wanted is None:
+        monkeypatch.chdir(tmp_path)
+        exec(code, {"__name__": "__main__"})
+    else:  # In a process of its own: a process has one distribution.
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

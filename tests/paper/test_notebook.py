@@ -6,9 +6,9 @@ import shutil
 import sys
 from pathlib import Path
 
-import nbformat
+import jupyter_client
+import keras
 import numpy as np
-import papermill
 import pytest
 from PIL import Image
 
@@ -47,29 +47,38 @@ EXPECTED = {  # Parameters, the number of runs if it trains, and a row of the ta
     ),
     "generative": ({"STEPS": 10}, None, "Batch Renorm in the generator"),
     "fine_tuning": (
-        {"IMAGES_SEEN": 32, "BASE_STEPS": 1, "OLD_PER_LABEL": 64},
+        {"IMAGES_SEEN": 8, "BASE_STEPS": 1, "OLD_PER_LABEL": 64},
         None,
         "Batch Renorm, after `renormalize`",
     ),
 }
 
 
-# Their training steps are those of the package, which other tests compile.
+OF_JAX = {"reinforcement"}  # It sets the backend: in a kernel of its own.
+# Their training steps are those of the package, which other tests compile: to trace a step takes
+# longer than a few steps.
 EAGER = {"figure1", "figure2", "figure3", "fine_tuning", "cluster", "cifar10", "residual"}
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks: to start and to import takes 7 s."""
+    manager = jupyter_client.KernelManager(kernel_name="python3")
+    manager.client_class = "jupyter_client.asynchronous.AsyncKernelClient"  # As nbclient needs.
+    manager.start_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPECTED)
-def test_notebook_runs(tmp_path, name, monkeypatch):
+def test_notebook_runs(tmp_path, name, kernel):
     parameters, runs, row = EXPECTED[name]
-    if name in EAGER:
-        _do_not_trace(tmp_path / "ipython", monkeypatch)
     if name in ("residual", "cifar10"):
         parameters = {**parameters, "CIFAR10": str(_small_cifar10(tmp_path))}
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if runs is not None:
         parameters = {**parameters, "RESULTS": str(tmp_path / "results")}
-    notebook = _execute(name, tmp_path, parameters)
+    notebook = _execute(name, tmp_path, parameters, kernel)
     assert row in "".join(str(cell.get("outputs")) for cell in notebook.cells)
     if runs is not None:
         assert len(list((tmp_path / "results").glob("*.json"))) == runs
@@ -77,8 +86,8 @@ def test_notebook_runs(tmp_path, name, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.each_backend
-def test_tutorial_runs(tmp_path):
-    notebook = _execute("tutorial", tmp_path, {"IMAGES": 2, "EPOCHS": 1})
+def test_tutorial_runs(tmp_path, kernel):
+    notebook = _execute("tutorial", tmp_path, {"IMAGES": 2, "EPOCHS": 1}, kernel)
     printed = _printed(notebook)
     assert "E[r] = 1.000, 0.922, 0.798" in printed and "Batch Renorm, 4 examples:" in printed
     gradients = re.findall(r"^by_\w+ +(.*?)  sum", printed, re.MULTILINE)
@@ -89,20 +98,11 @@ def test_tutorial_runs(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name, runs, width", [("figure4", 5, 1), ("figure5", 20, 8)])
-def test_notebook_trains_anew(tmp_path, name, runs, width):
+def test_notebook_trains_anew(tmp_path, name, runs, width, kernel):
     parameters = {**FIGURE, "TRAIN": True, "RESULTS": str(tmp_path / "results")}
     parameters["CHANGES"] = {**FIGURE["CHANGES"], "width": width}  # Group norm has 8 groups.
-    _execute(name, tmp_path, parameters)
+    _execute(name, tmp_path, parameters, kernel)
     assert len(list((tmp_path / "results").glob("*.json"))) == runs
-
-
-def _do_not_trace(folder, monkeypatch):
-    """For kernels that are started from now on: to trace a step takes longer than a few steps."""
-    startup = folder / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    code = "import tensorflow as tf\ntf.config.run_functions_eagerly(True)\n"
-    (startup / "eager.py").write_text(code)
-    monkeypatch.setenv("IPYTHONDIR", str(folder))
 
 
 def _small_cifar10(folder):
@@ -117,15 +117,35 @@ def _small_cifar10(folder):
     return folder / "cifar10"
 
 
-def _execute(name, folder, parameters):
-    return papermill.execute_notebook(
-        NOTEBOOKS / f"{name}.ipynb",
-        folder / "out.ipynb",
-        parameters,
-        cwd=NOTEBOOKS,
-        kernel_name="python3",
-        progress_bar=False,
-    )
+def _read(path):
+    import nbformat  # Takes 3 s, which a process that runs none of these need not.
+
+    return nbformat.read(path, as_version=4)
+
+
+def _execute(name, folder, parameters, kernel):
+    """The notebook, run in a kernel in which others may have run, but which holds no name."""
+    import nbformat
+    import papermill
+
+    if name in OF_JAX:
+        paths = NOTEBOOKS / f"{name}.ipynb", folder / "out.ipynb"
+        return papermill.execute_notebook(*paths, parameters, progress_bar=False, cwd=NOTEBOOKS)
+    lines = [
+        "%reset -f",
+        "import os, keras",
+        f"os.chdir({str(NOTEBOOKS)!r})",
+        f"os.environ['XDG_CACHE_HOME'] = {str(folder / 'cache')!r}",
+        "keras.utils.clear_session(free_memory=False)",
+        "keras.utils.set_random_seed(0)",
+    ]
+    if keras.backend.backend() == "tensorflow":
+        lines += ["import tensorflow", f"tensorflow.config.run_functions_eagerly({name in EAGER})"]
+    notebook = _read(NOTEBOOKS / f"{name}.ipynb")
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("\n".join([*lines, "%reset -f"])))
+    nbformat.write(notebook, folder / "in.ipynb")
+    paths = folder / "in.ipynb", folder / "out.ipynb"
+    return papermill.execute_notebook(*paths, parameters, progress_bar=False, km=kernel)
 
 
 SMALL = {
@@ -180,7 +200,7 @@ def test_workers_run_the_notebook_for_clusters_on_imagenet(
     assert wait(start([*command, "-y", json.dumps(parameters)], 2)) == 0
     row = {1: "Batch Renorm, groups of 32", 2: "groups of 4", 3: "halves"}[figure]
     for worker in range(2):
-        cells = nbformat.read(tmp_path / f"out{worker}.ipynb", 4).cells
+        cells = _read(tmp_path / f"out{worker}.ipynb").cells
         said = "".join(str(cell.get("outputs")) for cell in cells)
         assert row in said and ("val_accuracy" in said) == (worker == 0)
     results = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")]
@@ -190,7 +210,7 @@ def test_workers_run_the_notebook_for_clusters_on_imagenet(
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_committed_notebooks_were_executed_from_top_to_bottom(path):
-    notebook = nbformat.read(path, as_version=4)
+    notebook = _read(path)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert path.stat().st_size < 200_000
@@ -206,7 +226,7 @@ def _printed(notebook):
 
 
 def test_tutorial_ends_with_numbers_that_it_has_printed():
-    notebook = nbformat.read(NOTEBOOKS / "tutorial.ipynb", as_version=4)
+    notebook = _read(NOTEBOOKS / "tutorial.ipynb")
     rows = [line.split("|") for line in notebook.cells[-1].source.splitlines() if line[:1] == "|"]
     numbers = re.findall(r"\d*\.\d+", " ".join(row[3] for row in rows))  # The column "Here".
     assert len(numbers) >= 6 and [n for n in numbers if n not in _printed(notebook)] == []
@@ -241,7 +261,7 @@ def test_committed_notebooks_show_the_stored_figures(figure):
     else:
         made = figure_table(int(figure[6]), columns)
     path = NOTEBOOKS / f"{figure.removesuffix('_paper_length')}.ipynb"
-    cells = nbformat.read(path, as_version=4).cells
+    cells = _read(path).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     texts = [output.get("data", {}).get("text/markdown", "") for output in outputs]
     shown = [_last(len(columns), text) for text in texts if text.startswith("|")]
