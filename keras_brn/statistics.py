@@ -5,7 +5,14 @@ import threading
 
 import keras
 
-from keras_brn.kernels import add_share, cast, reshaped, sum_over, zero_unless
+from keras_brn.kernels import (
+    add_share,
+    cast,
+    known_to_hold,
+    reshaped,
+    sum_over,
+    zero_unless,
+)
 
 _local = threading.local()
 
@@ -68,11 +75,17 @@ def flush_statistics():
 
 def mean_over_groups(errors, valid, channels):
     """The means (channels,) of errors over the groups where they are valid; 0 if it is in none."""
-    errors = [zero_unless(valid, error) for error in errors]
-    if math.prod([size or 0 for size in valid.shape]) != channels:  # Several groups, in axis 0.
-        dtype = keras.backend.standardize_dtype(errors[0].dtype)
-        groups = sum_over(cast(valid, dtype), 0)
-        divisor = groups + cast(groups == 0, dtype)
+    all_valid = known_to_hold(valid)
+    if not all_valid:
+        errors = [zero_unless(valid, error) for error in errors]
+    values = math.prod([size or 0 for size in valid.shape])
+    if values != channels:  # Several groups, in axis 0.
+        if all_valid:
+            divisor = values // channels
+        else:
+            dtype = keras.backend.standardize_dtype(errors[0].dtype)
+            groups = sum_over(cast(valid, dtype), 0)
+            divisor = groups + cast(groups == 0, dtype)
         errors = [sum_over(error, 0) / divisor for error in errors]
     if tuple(errors[0].shape) != (channels,):
         errors = [reshaped(error, (channels,)) for error in errors]

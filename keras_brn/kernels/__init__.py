@@ -74,6 +74,11 @@ def zero_unless(valid, x):
     return ops.where(valid, x, ops.zeros_like(x))
 
 
+def known_to_hold(valid):
+    """Whether all of a boolean tensor is `True`, if that is known at once."""
+    return False
+
+
 def add_share(variable, x, share):
     """Adds `share`, a number, of a tensor to a variable."""
     variable.assign_add(share * ops.convert_to_tensor(x, variable.dtype))
@@ -88,5 +93,6 @@ if keras.backend.backend() == "torch":  # It runs each call by itself, those of 
     kept, like, reshaped, clip = _kernels.kept, _kernels.like, _kernels.reshaped, _kernels.clip
     cast, sum_over = _kernels.cast, _kernels.sum_over
     sqrt, isfinite = _kernels.sqrt, _kernels.isfinite
-    zero_unless, add_share = _kernels.zero_unless, _kernels.add_share
+    zero_unless, known_to_hold = _kernels.zero_unless, _kernels.known_to_hold
+    add_share = _kernels.add_share
     stop_gradient = _kernels.stop_gradient

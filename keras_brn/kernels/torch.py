@@ -1,6 +1,7 @@
 """Normalization in PyTorch: its native batchnorm kernels, or else with few temporaries."""
 
 import inspect
+import math
 
 import torch
 from keras import ops
@@ -70,7 +71,13 @@ def sqrt(x):
     return x.sqrt()
 
 
+_TRUE = torch.ones((), dtype=torch.bool)
+
+
 def isfinite(x):
+    if not is_compiling() and x.device.type == "cpu" and not _is_transformed(x):
+        if math.isfinite(x.sum()):
+            return _TRUE.expand_as(x)  # Which takes a fifth of the time.
     return x.isfinite()
 
 
@@ -80,6 +87,10 @@ def clip(x, low, high):
 
 def zero_unless(valid, x):
     return x.masked_fill(~valid, 0.0)
+
+
+def known_to_hold(valid):
+    return not is_compiling() and valid._base is _TRUE
 
 
 def add_share(variable, x, share):
@@ -155,12 +166,13 @@ class InPlaceNormalization(Normalization):
         if torch.is_grad_enabled():  # Second derivatives: the moments are functions of `x`.
             mean, variance = Normalization.moments(self, x)
             return self._backward(dy, x, mean, variance, scale, epsilon)
-        sigma = (variance + epsilon).sqrt()
+        inverse = (variance + epsilon).rsqrt()
         products = (x - self._of_each(mean)).mul_(dy)
-        dscale, doffset = self._total(products) / sigma, self._total(dy)
-        slope = scale / sigma
-        through_variance = -slope * dscale / (sigma * self._divisor)
-        through_mean = -slope * doffset / self._divisor - through_variance * mean
+        dscale, doffset = self._total(products) * inverse, self._total(dy)
+        slope = scale * inverse
+        share = slope / -self._divisor
+        through_variance = share * inverse * dscale
+        through_mean = torch.addcmul(share * doffset, through_variance, mean, value=-1)
         dx = torch.mul(x, self._of_each(through_variance), out=products)
         dx = self._counted(dx.add_(self._of_each(through_mean)))
         return dx.addcmul_(dy, self._of_each(slope)), dscale, doffset
@@ -239,7 +251,8 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(x, mean, variance, scale, offset, mask, divisor, epsilon, normalization):
         slope = scale * (variance + epsilon).rsqrt()
-        offset, slope = (normalization._of_each(m) for m in (offset - mean * slope, slope))
+        offset = torch.addcmul(offset, mean, slope, value=-1)
+        offset, slope = (normalization._of_each(m) for m in (offset, slope))
         return torch.addcmul(offset, x, slope)
 
     @staticmethod
