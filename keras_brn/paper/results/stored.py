@@ -30,6 +30,7 @@ class Study(NamedTuple):
         baseline: The method that the others are compared with.
         setting: Names of the attributes that make a setting.
         formats: How numbers are written, as for `study_table`.
+        titles: Dict from what a setting is called in the results to what it is called in the table.
     """
 
     methods: dict
@@ -37,6 +38,7 @@ class Study(NamedTuple):
     baseline: str = "batchnorm"
     setting: tuple = ()
     formats: tuple = PERCENT
+    titles: dict = {}
 
 
 STUDIES = {  # By the name of the file.
@@ -57,6 +59,7 @@ STUDIES = {  # By the name of the file.
         pretrained.METHODS,
         {"test": "accuracy"},
         setting=("data", "images_per_step"),
+        titles=pretrained.TITLES,
     ),
     "residual": Study(residual.METHODS, {"test": "accuracy"}, setting=("images_per_step",)),
     "cifar10": Study(
@@ -120,5 +123,7 @@ def stored_tables(folder):
         if (folder / f"{name}.json").exists():
             results = reported(load_study(folder / f"{name}.json"))
             of_study = summarize_study(results, study.setting, study.quantities, study.baseline)
-            tables[name] = study_table(of_study, study.methods, study.quantities, study.formats)
+            tables[name] = study_table(
+                of_study, study.methods, study.quantities, study.formats, study.titles
+            )
     return tables

@@ -62,7 +62,7 @@ def summarize_study(results, settings, quantities, baseline):
     return summary
 
 
-def study_table(summary, labels, quantities, formats=PERCENT):
+def study_table(summary, labels, quantities, formats=PERCENT, titles=None):
     """Markdown: for each method and setting the learning rate, and of each quantity the mean and
     the difference to the baseline.
 
@@ -71,14 +71,17 @@ def study_table(summary, labels, quantities, formats=PERCENT):
         labels: Dict from a method to what the table calls it.
         quantities: Dict from the names of the numbers to their headings.
         formats: `PERCENT`, of shares of 1, or `NUMBERS`.
+        titles: Dict from a part of a setting to what the table calls it, if not as it is.
     """
+    titles = titles or {}
     format_mean, format_difference, difference = formats
     heading = ["", "learning rate"]
     for name in quantities.values():
         heading += [name, difference]
     rows = []
     for (method, setting), values in summary.items():
-        row = [", ".join([labels[method], *map(str, setting)]), f"{values['learning_rate']:g}"]
+        shown = (str(titles.get(part, part)) for part in setting)
+        row = [", ".join([labels[method], *shown]), f"{values['learning_rate']:g}"]
         for name in quantities:
             mean, to_baseline = values[name]
             row += [format_mean(mean), format_difference(to_baseline)]

@@ -55,9 +55,9 @@ FIRST_RATE = 1e-3
 SIZE = 96
 # Data and images of a step, the most important first.
 SETTINGS = (("cifar10", 4), ("cifar10", 2), ("cifar10", 8), ("tiny_imagenet", 4))
-_TITLES = {"cifar10": "CIFAR-10", "tiny_imagenet": "Tiny ImageNet"}
+TITLES = {"cifar10": "CIFAR-10", "tiny_imagenet": "Tiny ImageNet"}
 PANELS = {  # Of the picture.
-    f"{_TITLES[data]}, {images} images a step": {"data": data, "images_per_step": images}
+    f"{TITLES[data]}, {images} images a step": {"data": data, "images_per_step": images}
     for data, images in SETTINGS
 }
 
