@@ -32,8 +32,7 @@ def one_process(microbatch_size):
     return model, history.history
 
 
-# Two train what one process does in test_train_workers.py, too.
-@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.long), 3])
+@pytest.fixture(scope="module", params=[2, 3])
 def workers(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
     return engines.run("multi_worker", folder, request.param)
