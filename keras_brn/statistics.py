@@ -5,14 +5,7 @@ import threading
 
 import keras
 
-from keras_brn.kernels import (
-    add_share,
-    cast,
-    known_to_hold,
-    reshaped,
-    sum_over,
-    zero_unless,
-)
+from keras_brn.kernels import add_share, cast, known_to_hold, reshaped, sum_over, zero_unless
 
 _local = threading.local()
 
@@ -78,10 +71,9 @@ def mean_over_groups(errors, valid, channels):
     all_valid = known_to_hold(valid)
     if not all_valid:
         errors = [zero_unless(valid, error) for error in errors]
-    values = math.prod([size or 0 for size in valid.shape])
-    if values != channels:  # Several groups, in axis 0.
+    if math.prod([size or 0 for size in valid.shape]) != channels:  # Several groups, in axis 0.
         if all_valid:
-            divisor = values // channels
+            divisor = valid.shape[0]
         else:
             dtype = keras.backend.standardize_dtype(errors[0].dtype)
             groups = sum_over(cast(valid, dtype), 0)

@@ -77,7 +77,7 @@ _TRUE = torch.ones((), dtype=torch.bool)
 def isfinite(x):
     if not is_compiling() and x.device.type == "cpu" and not _is_transformed(x):
         if math.isfinite(x.sum()):
-            return _TRUE.expand_as(x)  # Which takes a fifth of the time.
+            return _TRUE.expand_as(x)  # A sum takes a tenth to two fifths of the time.
     return x.isfinite()
 
 
@@ -90,7 +90,7 @@ def zero_unless(valid, x):
 
 
 def known_to_hold(valid):
-    return not is_compiling() and valid._base is _TRUE
+    return not is_compiling() and valid._base is _TRUE  # As `isfinite` returns it.
 
 
 def add_share(variable, x, share):
